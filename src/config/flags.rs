@@ -1,0 +1,252 @@
+//! The table of settings: the one place that knows their names, defaults and words.
+//!
+//! The clap command, the help text and the names looked up in the environment are all derived from it. It
+//! never reads a value: `env` finds values, `settings` checks them.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction, Command, builder::ValueParser};
+
+use super::absent;
+
+/// The name of the demo subcommand, and of its only flag.
+pub(super) const DEMO: &str = "demo";
+pub(super) const KEEP: &str = "keep";
+/// The name under which the load generator's command is mounted.
+pub(super) const LOAD: &str = "load";
+
+/// Where a setting is listed in `--help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    Listening,
+    Identity,
+    Queues,
+    Logging,
+}
+
+impl Group {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Listening => "Listening",
+            Self::Identity => "Identity",
+            Self::Queues => "Queues and limits",
+            Self::Logging => "Logging",
+        }
+    }
+}
+
+/// How a setting's value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `--name value` or `--name=value`.
+    Text,
+    /// As `Text`, but never printed, and it may start with `-` as a generated secret may.
+    Secret,
+    /// `--name`, or `--name=true|false|1|0`.
+    Switch,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// The flag without `--`; the environment names are made from it.
+    pub(super) name: &'static str,
+    pub(super) short: Option<char>,
+    pub(super) kind: Kind,
+    /// What is read when nobody gives a value, written as an operator would write it.
+    pub(super) default: Option<&'static str>,
+    /// What the help shows in the value's place.
+    pub(super) hint: &'static str,
+    pub(super) help: &'static str,
+    pub(super) group: Group,
+    /// Further environment variables, in order, asked after those made from the name.
+    pub(super) also_env: &'static [&'static str],
+}
+
+impl Setting {
+    /// What most rows have in common.
+    const PLAIN: Self = Self {
+        name: "",
+        short: None,
+        kind: Kind::Text,
+        default: None,
+        hint: "VALUE",
+        help: "",
+        group: Group::Listening,
+        also_env: &[],
+    };
+
+    /// The flag as the operator types it.
+    pub(super) fn flag(&self) -> String {
+        format!("--{}", self.name)
+    }
+}
+
+/// Declares each row as a static of its own, so that code names a row and not a string, and lists them all.
+macro_rules! table {
+    ($($id:ident = { $($field:ident: $value:expr),* $(,)? })*) => {
+        $(pub(super) static $id: Setting = Setting { $($field: $value,)* ..Setting::PLAIN };)*
+        /// Every setting of this version, in the order of the help.
+        pub(super) static ALL: &[&Setting] = &[$(&$id),*];
+    };
+}
+
+table! {
+    LISTEN_ADDRESS = {
+        name: "listen-address", short: Some('l'), default: Some(":443"), hint: "ADDRESS",
+        help: "Where peers connect: host:port, ip:port or [ipv6]:port; :port alone means all addresses, IPv4 and IPv6",
+    }
+    RELAY_PATH = {
+        name: "relay-path", default: Some("/relay"), hint: "PATH",
+        help: "The HTTP path peers ask for, with whatever prefix an ingress leaves in front of it",
+    }
+    HEALTH_LISTEN_ADDRESS = {
+        name: "health-listen-address", short: Some('H'), default: Some(":9000"), hint: "ADDRESS",
+        help: "Where /health, /healthz and /readyz are served",
+    }
+    METRICS_PORT = {
+        name: "metrics-port", default: Some("9090"), hint: "PORT",
+        help: "The port of /metrics, on all addresses",
+    }
+    EXPOSED_ADDRESS = {
+        name: "exposed-address", short: Some('e'), hint: "URL", group: Group::Identity,
+        help: "The public address peers are told, such as rels://relay.example.com:443. Required. Without rel:// or \
+               rels:// in front, rel:// is understood: write rels:// when TLS ends at an ingress",
+    }
+    AUTH_SECRET = {
+        name: "auth-secret", short: Some('s'), kind: Kind::Secret, hint: "SECRET", group: Group::Identity,
+        help: "The secret shared with the management server. This or --auth-secret-file is required; other users \
+               of the machine can read a command line, so prefer the file or the environment",
+    }
+    AUTH_SECRET_FILE = {
+        name: "auth-secret-file", hint: "FILE", group: Group::Identity,
+        help: "A file with one secret a line: all are accepted. It is read again when it changes",
+    }
+    PEER_QUEUE_BYTES = {
+        name: "peer-queue-bytes", default: Some("524288"), hint: "BYTES", group: Group::Queues,
+        help: "What may wait for one slow peer before messages to it are dropped, such as 512KiB or 1MiB; at least 64KiB",
+    }
+    MEMORY_LIMIT = {
+        name: "memory-limit", hint: "BYTES", group: Group::Queues,
+        help: "What all queues together may hold, such as 512MiB; at least 16MiB. Without it, a share of the \
+               memory this process may use",
+    }
+    QUEUE_MAX_AGE = {
+        name: "queue-max-age", default: Some("1s"), hint: "DURATION", group: Group::Queues,
+        help: "How long a message may wait for its peer before it is dropped, such as 500ms; from 1ms to 1m",
+    }
+    MAX_HANDSHAKES = {
+        name: "max-handshakes", default: Some("16384"), hint: "COUNT", group: Group::Queues,
+        help: "How many connections may be in their handshake at once; further ones are refused",
+    }
+    MAX_SUBSCRIPTIONS = {
+        name: "max-subscriptions", default: Some("65536"), hint: "COUNT", group: Group::Queues,
+        help: "How many peers one peer may watch for coming and going",
+    }
+    HEALTH_CHECK_ATTEMPT_THRESHOLD = {
+        name: "health-check-attempt-threshold", default: Some("1"), hint: "COUNT", group: Group::Queues,
+        also_env: &["OZ_RELAY_HC_ATTEMPT_THRESHOLD", "NB_RELAY_HC_ATTEMPT_THRESHOLD"],
+        help: "After how many unanswered health checks a peer is disconnected; also read from \
+               OZ_RELAY_HC_ATTEMPT_THRESHOLD and NB_RELAY_HC_ATTEMPT_THRESHOLD",
+    }
+    LOG_LEVEL = {
+        name: "log-level", default: Some("info"), hint: "LEVEL", group: Group::Logging,
+        help: "What is logged: trace, debug, info, warn or error",
+    }
+    LOG_FILE = {
+        name: "log-file", default: Some("console"), hint: "PATH", group: Group::Logging,
+        help: "Where the log goes: console (stderr), syslog (the machine's syslog), or the path of a file",
+    }
+    LOG_FORMAT = {
+        name: "log-format", default: Some("text"), hint: "FORMAT", group: Group::Logging,
+        help: "text, json (one object a line), or syslog (text without a time, for a collector that adds its own)",
+    }
+    LOG_MAX_SIZE_MB = {
+        name: "log-max-size-mb", default: Some("15"), hint: "MB", group: Group::Logging,
+        help: "The size at which a log file is set aside as FILE.1; ten old ones are kept",
+    }
+    LOG_DISABLE_ROTATION = {
+        name: "log-disable-rotation", kind: Kind::Switch, default: Some("false"), hint: "true|false", group: Group::Logging,
+        help: "Let the log file grow: something else moves it away (the file is then opened anew)",
+    }
+}
+
+const ABOUT: &str = "A relay for WireGuard mesh peers: takes the place of an openZro or NetBird relay, with the \
+same flags, environment variables and ports. Without a subcommand it runs the relay.";
+
+const AFTER_HELP: &str = "\
+Environment:
+  Every flag is also a variable: upper case, - becomes _, and TRUNKLINE_, OZ_ or NB_ in front.
+  For --log-level: TRUNKLINE_LOG_LEVEL, else OZ_LOG_LEVEL, else NB_LOG_LEVEL.
+  The flag beats them all; an empty variable counts as unset.
+
+Examples:
+  trunkline -l :8080 -e rel://relay.example.com:8080 --auth-secret-file /etc/trunkline/secret
+  OZ_EXPOSED_ADDRESS=rels://relay.example.com OZ_AUTH_SECRET=... trunkline --log-format json
+
+Where to look:
+  metrics  http://HOST:9090/metrics (--metrics-port)
+  health   http://HOST:9000/healthz: it runs; /readyz: it takes peers; /health: JSON
+           (--health-listen-address)
+
+Exit codes:
+  0  stopped by a signal, or printed what was asked for
+  1  could not start or go on (an address in use, ...)
+  2  a mistake in the configuration; all mistakes are listed on stderr, one a line";
+
+/// The whole command line: the relay's flags, hidden ones that this version refuses with a reason, `demo`, and
+/// `load` with the flags of the load generator's own command.
+pub(super) fn command(load: Command) -> Command {
+    Command::new(env!("CARGO_PKG_NAME"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .after_help(format!("{AFTER_HELP}\n\n{}", absent::help()))
+        .max_term_width(100)
+        .args_override_self(true)
+        .args_conflicts_with_subcommands(true)
+        .args(ALL.iter().map(|setting| arg(setting)))
+        .args(absent::ALL.iter().map(absent::Absent::arg))
+        .subcommand(
+            Command::new(DEMO)
+                .about("A relay on a free loopback port with real peers that show what it does; needs no flags")
+                .arg(
+                    Arg::new(KEEP)
+                        .long(KEEP)
+                        .action(ArgAction::SetTrue)
+                        .help("Go on after the summary, until a signal"),
+                ),
+        )
+        .subcommand(load.name(LOAD).about("Puts load on a relay and reports what it carried"))
+}
+
+fn arg(setting: &'static Setting) -> Arg {
+    let help = match setting.default {
+        Some(default) => format!("{} [default: {default}]", setting.help),
+        None => setting.help.to_owned(),
+    };
+    raw_arg(setting.name, setting.short, setting.kind)
+        .value_name(setting.hint)
+        .help_heading(setting.group.heading())
+        .help(help)
+}
+
+/// A flag whose value clap hands on unread: we check values ourselves, so that all mistakes come together.
+pub(super) fn raw_arg(name: &'static str, short: Option<char>, kind: Kind) -> Arg {
+    let arg = Arg::new(name)
+        .long(name)
+        .action(ArgAction::Set)
+        .value_parser(ValueParser::os_string());
+    let arg = match short {
+        Some(short) => arg.short(short),
+        None => arg,
+    };
+    match kind {
+        // `-5` is a wrong value, not an unknown flag.
+        Kind::Text => arg.allow_negative_numbers(true),
+        Kind::Secret => arg.allow_hyphen_values(true),
+        Kind::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value(OsString::from("true")),
+    }
+}

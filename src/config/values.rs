@@ -1,0 +1,329 @@
+//! The forms values are written in: addresses, sizes, durations, switches, paths.
+//!
+//! Owns one check per form, each with the words for what is wrong and what would be right. Never knows which
+//! setting a value belongs to, nor where it came from.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use super::mistakes::{Wrong, quoted};
+use crate::telemetry::logging::{LogDestination, LogFormat, LogLevel};
+
+/// Where to listen, as written by the operator: `:443`, `127.0.0.1:443`, `[::1]:443` or `localhost:443`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListenAddress {
+    /// None: all addresses, IPv4 and IPv6.
+    host: Option<Host>,
+    port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl ListenAddress {
+    /// All addresses of this machine, IPv4 and IPv6, on `port` (0: any free one).
+    pub fn all(port: u16) -> Self {
+        Self { host: None, port }
+    }
+
+    /// The port; 0 means any free one.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The socket addresses to try, best first: bind the first that can be bound, and only that one.
+    ///
+    /// All addresses (`:443`, `[::]:443`) give `[::]:443`, to be bound dual-stack (`IPV6_V6ONLY` off), which
+    /// serves IPv4 too. `:443` falls back on `0.0.0.0:443` where the kernel has no IPv6. A name gives what it
+    /// resolves to, IPv4 first as the Go relays have it.
+    ///
+    /// # Errors
+    /// That of the resolver, for a name. The call then blocks on DNS; for the other forms it does no I/O.
+    pub fn bind_addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let at = |ip: IpAddr| SocketAddr::new(ip, self.port);
+        match &self.host {
+            None => Ok(vec![
+                at(Ipv6Addr::UNSPECIFIED.into()),
+                at(Ipv4Addr::UNSPECIFIED.into()),
+            ]),
+            Some(Host::Ip(ip)) => Ok(vec![at(*ip)]),
+            Some(Host::Name(name)) => {
+                let mut found: Vec<SocketAddr> =
+                    (name.as_str(), self.port).to_socket_addrs()?.collect();
+                found.sort_by_key(SocketAddr::is_ipv6);
+                Ok(found)
+            }
+        }
+    }
+
+    /// Whether two listeners surely get in each other's way: same port, and the same host or all addresses.
+    pub(super) fn collides_with(&self, other: &Self) -> bool {
+        self.port != 0
+            && self.port == other.port
+            && (self.host == other.host || self.is_unspecified() || other.is_unspecified())
+    }
+
+    fn is_unspecified(&self) -> bool {
+        match &self.host {
+            None => true,
+            Some(Host::Ip(ip)) => ip.is_unspecified(),
+            Some(Host::Name(_)) => false,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            None => write!(f, ":{}", self.port),
+            Some(Host::Ip(ip)) => SocketAddr::new(*ip, self.port).fmt(f),
+            Some(Host::Name(name)) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// An address that is to be listened on, in one of the forms above.
+pub(super) fn listen_address(text: &str) -> Result<ListenAddress, Wrong> {
+    let wrong = || {
+        Wrong::new(
+            format!("{} is not an address to listen on", quoted(text)),
+            "give :port for all addresses, or host:port, ip:port, [ipv6]:port",
+        )
+    };
+    let (host, number) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = decimal::<u16>(number).ok_or_else(wrong)?;
+    let host = if host.is_empty() {
+        None
+    } else if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(Host::Ip(IpAddr::V6(inner.parse().map_err(|_| wrong())?)))
+    } else if let Ok(ip) = host.parse::<Ipv4Addr>() {
+        Some(Host::Ip(IpAddr::V4(ip)))
+    } else if host_name(host) {
+        Some(Host::Name(host.to_owned()))
+    } else {
+        return Err(wrong());
+    };
+    Ok(ListenAddress { host, port })
+}
+
+/// Letters, digits, `-`, `_` and dots, and not all digits and dots: that would be a mistyped IPv4 address.
+fn host_name(host: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    host.chars().all(allowed) && host.chars().any(|c| !c.is_ascii_digit() && c != '.')
+}
+
+/// A port; 0 means any free one.
+pub(super) fn port(text: &str) -> Result<u16, Wrong> {
+    decimal(text).ok_or_else(|| {
+        Wrong::new(
+            format!("{} is not a port", quoted(text)),
+            "give a number from 0 to 65535 (0: any free port)",
+        )
+    })
+}
+
+/// The public address: what the instance URL is made from (peer-protocol.md, *Instance URL*).
+pub(super) fn exposed_address(text: &str) -> Result<String, Wrong> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("rel", text));
+    let known = ["rel", "rels"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known));
+    let bad = |c: char| c.is_whitespace() || c.is_control();
+    let host = rest.split('/').next().unwrap_or_default();
+    if !known
+        || host.is_empty()
+        || host.starts_with(':')
+        || rest.contains("://")
+        || text.contains(bad)
+    {
+        return Err(Wrong::new(
+            format!("{} is not an address peers can be given", quoted(text)),
+            "give rels://host:port, rel://host:port or host:port",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The path of the relay's route. No pattern characters of the router, and nothing a request path cannot hold.
+pub(super) fn relay_path(text: &str) -> Result<String, Wrong> {
+    let allowed = |c: char| c.is_ascii_graphic() && !"{}*?#".contains(c);
+    if !text.starts_with('/') || !text.chars().all(allowed) {
+        return Err(Wrong::new(
+            format!("{} is not a plain path", quoted(text)),
+            "give a path such as /relay: it starts with /, and has no query, no white space and none of {}*",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A whole number within `range`.
+pub(super) fn count<T>(text: &str, range: RangeInclusive<T>) -> Result<T, Wrong>
+where
+    T: FromStr + PartialOrd + fmt::Display,
+{
+    decimal(text)
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("{} does not do", quoted(text)),
+                format!(
+                    "give a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                ),
+            )
+        })
+}
+
+/// The units of sizes and the bytes they stand for; also those Kubernetes writes.
+const UNITS: [(&str, u64); 14] = [
+    ("", 1),
+    ("B", 1),
+    ("K", 1000),
+    ("KB", 1000),
+    ("M", 1_000_000),
+    ("MB", 1_000_000),
+    ("G", 1_000_000_000),
+    ("GB", 1_000_000_000),
+    ("KI", 1 << 10),
+    ("KIB", 1 << 10),
+    ("MI", 1 << 20),
+    ("MIB", 1 << 20),
+    ("GI", 1 << 30),
+    ("GIB", 1 << 30),
+];
+
+/// A number of bytes within `range`, with or without a unit: `524288`, `512KiB`, `1MiB`, `1Gi`, `2 GB`.
+pub(super) fn bytes(text: &str, range: RangeInclusive<usize>) -> Result<usize, Wrong> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_uppercase();
+    UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .and_then(|(_, factor)| decimal::<u64>(number)?.checked_mul(*factor))
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .filter(|bytes| range.contains(bytes))
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("{} does not do", quoted(text)),
+                format!(
+                    "give a size from {} to {}, such as 524288, 512KiB or 1MiB",
+                    size(*range.start()),
+                    size(*range.end())
+                ),
+            )
+        })
+}
+
+fn size(bytes: usize) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        _ => format!("{}KiB", bytes >> 10),
+    }
+}
+
+/// A duration within `range`: `1s`, `500ms`.
+pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| range.contains(duration))
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("{} does not do", quoted(text)),
+                format!(
+                    "give a duration from {} to {}, such as 1s or 500ms",
+                    humantime::format_duration(*range.start()),
+                    humantime::format_duration(*range.end())
+                ),
+            )
+        })
+}
+
+/// A yes or a no.
+pub(super) fn switch(text: &str) -> Result<bool, Wrong> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err(Wrong::new(
+            format!("{} is neither yes nor no", quoted(text)),
+            "give true or false",
+        )),
+    }
+}
+
+/// A log level; `warning` is what the Go relays also take.
+pub(super) fn log_level(text: &str) -> Result<LogLevel, Wrong> {
+    match text.to_ascii_lowercase().as_str() {
+        "trace" => Ok(LogLevel::Trace),
+        "debug" => Ok(LogLevel::Debug),
+        "info" => Ok(LogLevel::Info),
+        "warn" | "warning" => Ok(LogLevel::Warn),
+        "error" => Ok(LogLevel::Error),
+        _ => Err(Wrong::new(
+            format!("{} is not a log level", quoted(text)),
+            "give trace, debug, info, warn or error",
+        )),
+    }
+}
+
+/// A log format.
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Wrong> {
+    match text.to_ascii_lowercase().as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        "syslog" => Ok(LogFormat::Syslog),
+        _ => Err(Wrong::new(
+            format!("{} is not a log format", quoted(text)),
+            "give text, json or syslog",
+        )),
+    }
+}
+
+/// Where the log goes. Opening the file is left to the log; what can be seen without touching anything is
+/// checked here, so that it is reported with all other mistakes.
+pub(super) fn log_destination(text: &str) -> Result<LogDestination, Wrong> {
+    match text {
+        "console" => return Ok(LogDestination::Console),
+        "syslog" => return Ok(LogDestination::Syslog),
+        _ => {}
+    }
+    let path = PathBuf::from(text);
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let problem = if path.is_dir() {
+        Some(format!("{} is a directory", quoted(text)))
+    } else if parent.is_dir() {
+        None
+    } else {
+        Some(format!("the directory of {} does not exist", quoted(text)))
+    };
+    match problem {
+        Some(problem) => Err(Wrong::new(
+            problem,
+            "give console, syslog, or the path of a file in a directory that exists",
+        )),
+        None => Ok(LogDestination::Path(path)),
+    }
+}
+
+/// A number in decimal digits and nothing else: no sign, no white space.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}

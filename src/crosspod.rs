@@ -1,0 +1,126 @@
+//! The seam between the relay and whatever carries messages to other pods. Neither side sees the other's types.
+//!
+//! The relay asks [`CrossPod`] to forward what is for nobody here, and [`Locate`] where a peer is; the fabric hands what
+//! arrives from other pods to [`LocalPeers`]. Without a fabric, a message for a peer that is not here is dropped and counted.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::task::{Context, Poll, Waker};
+
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Service};
+
+use crate::proto::PeerId;
+use crate::telemetry::counters::DropReason;
+
+/// A message on its way to another pod.
+#[derive(Debug, Clone, Copy)]
+pub struct Forward<'a> {
+    /// Whom it is for.
+    pub destination: PeerId,
+    /// The whole transport message, already stamped with its sender's ID.
+    pub message: &'a [u8],
+}
+
+/// What became of a [`Forward`]. It is an admission, not a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It is in the queue of the stream to the pod that has the peer.
+    Sent,
+    /// It waits, in order, until the peer's pod is known; the fabric counts what becomes of it.
+    Held,
+    /// It was dropped.
+    Dropped(DropReason),
+}
+
+/// Forwards messages to other pods. Each connection has a clone of its own.
+pub trait CrossPod: Send + Sync {
+    /// Takes one message; answers at once and never waits.
+    fn forward(&mut self, message: Forward<'_>) -> Forwarded;
+
+    /// A clone for another connection.
+    fn fork(&self) -> Box<dyn CrossPod>;
+}
+
+impl fmt::Debug for dyn CrossPod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CrossPod")
+    }
+}
+
+/// Where another pod is reached: `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PodAddr(pub String);
+
+/// Asks which other pod has a peer; none: no pod has it.
+pub type Locate = BoxCloneSyncService<PeerId, Option<PodAddr>, BoxError>;
+
+/// Makes a [`CrossPod`] of a tower service whose futures are ready when called: retries, load-shed and metrics are then
+/// ordinary layers around it.
+///
+/// A service that is not ready, or whose future is not, sheds the message: reading never waits, and a message that
+/// was overtaken may not be sent late.
+#[derive(Debug, Clone)]
+pub struct ForwardService<S>(S);
+
+impl<S> ForwardService<S> {
+    /// Wraps `service`.
+    #[must_use]
+    pub const fn new(service: S) -> Self {
+        Self(service)
+    }
+}
+
+impl<S, F> CrossPod for ForwardService<S>
+where
+    S: for<'a> Service<Forward<'a>, Response = Forwarded, Error = Infallible, Future = F>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    F: Future<Output = Result<Forwarded, Infallible>>,
+{
+    fn forward(&mut self, message: Forward<'_>) -> Forwarded {
+        const SHED: Forwarded = Forwarded::Dropped(DropReason::FabricOverloaded);
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.0.poll_ready(&mut cx).is_pending() {
+            return SHED;
+        }
+        let future = std::pin::pin!(self.0.call(message));
+        match future.poll(&mut cx) {
+            Poll::Ready(Ok(forwarded)) => forwarded,
+            Poll::Pending => SHED,
+        }
+    }
+
+    fn fork(&self) -> Box<dyn CrossPod> {
+        Box::new(self.clone())
+    }
+}
+
+/// The peers of this pod, as the fabric sees them.
+pub trait LocalPeers: Send + Sync {
+    /// Queues a transport message that another pod forwarded, as it is: its sender stamped it.
+    ///
+    /// # Errors
+    /// If the peer is not here, or its queue refused the message; the refusal has been counted.
+    fn deliver(&self, destination: &PeerId, message: &[u8]) -> Result<(), DeliverError>;
+
+    /// Whether the peer is connected to this pod.
+    fn has_peer(&self, peer: &PeerId) -> bool;
+}
+
+/// Why a forwarded message was not queued for its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeliverError {
+    /// The peer is not connected here (any more): the pod that asked should look for it again.
+    #[error("peer is not connected to this pod")]
+    LocalPeerGone,
+    /// What was to be delivered is no transport message.
+    #[error("not a transport message of 38 to 8820 bytes")]
+    Malformed,
+    /// The peer's queue did not take it.
+    #[error("peer's queue refused the message: {}", .0.reason())]
+    Refused(DropReason),
+}

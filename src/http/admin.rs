@@ -1,0 +1,117 @@
+//! What operators and probes ask for: health, readiness, metrics (operations.md, *Health*).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde::Serialize;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::relay::Relay;
+use crate::telemetry::prometheus::{self, PrometheusMetrics};
+use crate::time::Clock;
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether the listeners are bound; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Everything that must listen does.
+    pub fn set_ready(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// NetBird's answer to `/health`.
+#[derive(Debug, Serialize)]
+struct Health {
+    status: &'static str,
+    timestamp: String,
+    listeners: Vec<&'static str>,
+    /// None where this process has no certificate: TLS ends elsewhere.
+    certificate_valid: Option<bool>,
+}
+
+/// `/healthz`, `/readyz` and `/health`. Not ready before `readiness` says so, and from the first moment of a shutdown.
+pub fn health_router<S: Clone + Send + Sync + 'static>(
+    relay: &Relay,
+    readiness: &Readiness,
+    clock: &Clock,
+) -> Router<S> {
+    let ready = {
+        let (relay, readiness) = (relay.clone(), readiness.clone());
+        move || readiness.is_ready() && !relay.is_draining()
+    };
+    let readyz = {
+        let (relay, ready) = (relay.clone(), ready.clone());
+        move || async move {
+            if ready() {
+                (StatusCode::OK, "ready\n")
+            } else if relay.is_draining() {
+                (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+            }
+        }
+    };
+    let clock = clock.clone();
+    let health = move || async move {
+        let healthy = ready();
+        let now = UNIX_EPOCH + Duration::from_secs(clock.now_unix());
+        let body = Health {
+            status: if healthy { "healthy" } else { "unhealthy" },
+            timestamp: humantime::format_rfc3339_seconds(now).to_string(),
+            listeners: if healthy { vec!["ws"] } else { Vec::new() },
+            certificate_valid: None,
+        };
+        let status = if healthy {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        (status, Json(body))
+    };
+    guarded(
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .route("/health", get(health)),
+    )
+}
+
+/// `/metrics` in Prometheus' text format.
+pub fn metrics_router<S: Clone + Send + Sync + 'static>(metrics: PrometheusMetrics) -> Router<S> {
+    let text = move || async move {
+        match metrics.text() {
+            Ok(text) => ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "metrics could not be written");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    };
+    guarded(Router::new().route("/metrics", get(text)))
+}
+
+/// A defect in a handler costs one answer, not the connection, and no answer takes for ever.
+fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.layer(ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(
+        TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT),
+    ))
+}

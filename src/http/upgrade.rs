@@ -1,0 +1,296 @@
+//! The WebSocket upgrade (RFC 6455, section 4.2) and the way from hyper's connection to the relay.
+
+use std::net::SocketAddr;
+
+use axum::extract::ConnectInfo;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::{
+    ALLOW, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
+use http::{HeaderMap, Method, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::{debug, info};
+
+use crate::peer::HANDSHAKE_TIMEOUT;
+use crate::relay::Relay;
+use crate::transport::RemoteAddr;
+use crate::transport::ws::{Stream, Upgraded};
+
+/// Answers 101 and feeds the connection to the relay, or says what is wrong with the request.
+pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
+    let accept = match check(&request) {
+        Ok(key) => derive_accept_key(key.as_bytes()),
+        Err(refusal) => return refusal.into_response(),
+    };
+    let Ok(accept) = HeaderValue::from_str(&accept) else {
+        return Refusal::Key.into_response();
+    };
+    if relay.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "relay is shutting down\n").into_response();
+    }
+    let remote = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(RemoteAddr::unknown(), |&ConnectInfo(addr)| addr.into());
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(take_over(relay, on_upgrade, remote));
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+/// Waits for the raw stream and hands it to the relay.
+async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr) {
+    let mut drain = relay.drain().watch();
+    let upgraded = tokio::select! {
+        upgraded = timeout(HANDSHAKE_TIMEOUT, on_upgrade) => upgraded,
+        () = drain.started() => return,
+    };
+    drop(drain);
+    let upgraded = match upgraded {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => {
+            debug!(client.address = %remote, %error, "connection lost during the upgrade");
+            return;
+        }
+        Err(_) => {
+            relay.instruments().handshake_timed_out("upgrade");
+            info!(client.address = %remote, error.type = "timeout", "connection refused: upgrade not finished within 10 s");
+            return;
+        }
+    };
+    // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
+    // outcome has been counted and logged by the relay.
+    let _ = match unwrap(upgraded) {
+        Ok(tcp) => relay.accept(tcp, remote).await,
+        Err(boxed) => relay.accept(boxed, remote).await,
+    };
+}
+
+fn unwrap(
+    upgraded: hyper::upgrade::Upgraded,
+) -> Result<Upgraded, Stream<TokioIo<hyper::upgrade::Upgraded>>> {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            return Ok(Upgraded {
+                stream: parts.io.into_inner(),
+                already_read: parts.read_buf,
+            });
+        }
+        Err(upgraded) => upgraded,
+    };
+    // hyper-util's server, which speaks HTTP/1 and HTTP/2, wraps the stream once more.
+    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => Ok(Upgraded {
+            stream: parts.io.into_inner(),
+            already_read: parts.read_buf,
+        }),
+        Err(upgraded) => Err(Stream(TokioIo::new(upgraded))),
+    }
+}
+
+/// Why a request is no WebSocket upgrade that we take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Method,
+    NotAnUpgrade,
+    WebSocketVersion,
+    Key,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let websocket = (UPGRADE, HeaderValue::from_static("websocket"));
+        match self {
+            Self::Method => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                [(ALLOW, HeaderValue::from_static("GET"))],
+                "the relay is reached by GET with a WebSocket upgrade\n",
+            )
+                .into_response(),
+            Self::NotAnUpgrade => (
+                StatusCode::UPGRADE_REQUIRED,
+                [
+                    websocket,
+                    (CONNECTION, HeaderValue::from_static("Upgrade")),
+                ],
+                "this is a relay for WebSocket clients: expected the headers 'Connection: Upgrade' and 'Upgrade: websocket' \
+                 (a proxy in between may have removed them)\n",
+            )
+                .into_response(),
+            Self::WebSocketVersion => (
+                StatusCode::UPGRADE_REQUIRED,
+                [
+                    websocket,
+                    (
+                        SEC_WEBSOCKET_VERSION,
+                        HeaderValue::from_static("13"),
+                    ),
+                ],
+                "expected the header 'Sec-WebSocket-Version: 13'\n",
+            )
+                .into_response(),
+            Self::Key => (
+                StatusCode::BAD_REQUEST,
+                "expected one header 'Sec-WebSocket-Key' with 16 bytes in base64\n",
+            )
+                .into_response(),
+        }
+    }
+}
+
+/// The key of a valid upgrade request.
+fn check(request: &Request) -> Result<HeaderValue, Refusal> {
+    if request.method() != Method::GET {
+        return Err(Refusal::Method);
+    }
+    let headers = request.headers();
+    if request.version() < Version::HTTP_11
+        || !has_token(headers, &CONNECTION, "upgrade")
+        || !has_token(headers, &UPGRADE, "websocket")
+    {
+        return Err(Refusal::NotAnUpgrade);
+    }
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes)
+        != Some(b"13")
+    {
+        return Err(Refusal::WebSocketVersion);
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if is_key(key.as_bytes()) => Ok(key.clone()),
+        _ => Err(Refusal::Key),
+    }
+}
+
+/// Whether a header that lists tokens has this one, in any case.
+fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+fn is_key(key: &[u8]) -> bool {
+    use base64::Engine as _;
+    let mut bytes = [0; 24];
+    matches!(
+        base64::engine::general_purpose::STANDARD.decode_slice(key, &mut bytes),
+        Ok(16)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn request(change: impl FnOnce(&mut Request)) -> Request {
+        let mut request = Request::builder()
+            .uri("/relay")
+            .header("Connection", "keep-alive, Upgrade")
+            .header("Upgrade", "WebSocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .body(Body::empty())
+            .unwrap();
+        change(&mut request);
+        request
+    }
+
+    #[test]
+    fn takes_what_browsers_and_go_clients_send() {
+        let key = check(&request(|_| {})).unwrap();
+        // The example of RFC 6455, section 1.3.
+        assert_eq!(
+            derive_accept_key(key.as_bytes()),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+
+    #[test]
+    fn each_refusal_has_its_status() {
+        type Change = fn(&mut Request);
+        let cases: [(Change, Refusal, u16); 9] = [
+            (|r| *r.method_mut() = Method::POST, Refusal::Method, 405),
+            (
+                |r| *r.version_mut() = Version::HTTP_10,
+                Refusal::NotAnUpgrade,
+                426,
+            ),
+            (
+                |r| drop(r.headers_mut().remove("upgrade")),
+                Refusal::NotAnUpgrade,
+                426,
+            ),
+            (
+                |r| drop(r.headers_mut().remove("connection")),
+                Refusal::NotAnUpgrade,
+                426,
+            ),
+            (
+                |r| {
+                    drop(
+                        r.headers_mut()
+                            .insert("upgrade", HeaderValue::from_static("h2c")),
+                    )
+                },
+                Refusal::NotAnUpgrade,
+                426,
+            ),
+            (
+                |r| {
+                    drop(
+                        r.headers_mut()
+                            .insert("sec-websocket-version", HeaderValue::from_static("8")),
+                    )
+                },
+                Refusal::WebSocketVersion,
+                426,
+            ),
+            (
+                |r| drop(r.headers_mut().remove("sec-websocket-key")),
+                Refusal::Key,
+                400,
+            ),
+            (
+                |r| {
+                    drop(
+                        r.headers_mut()
+                            .insert("sec-websocket-key", HeaderValue::from_static("c2hvcnQ=")),
+                    )
+                },
+                Refusal::Key,
+                400,
+            ),
+            (
+                |r| {
+                    drop(r.headers_mut().append(
+                        "sec-websocket-key",
+                        HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="),
+                    ))
+                },
+                Refusal::Key,
+                400,
+            ),
+        ];
+        for (change, refusal, status) in cases {
+            assert_eq!(check(&request(change)), Err(refusal));
+            assert_eq!(refusal.into_response().status().as_u16(), status);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Trunkline is a relay for WireGuard mesh peers: the machine that two peers meet on when NAT keeps them apart.
+//!
+//! It speaks the relay protocol of openZro and NetBird. As a program it is a drop-in for their relay; as a library it is a
+//! [`Relay`] that is fed with connections or mounted as axum routes ([`Relay::router`]), and a [`Server`] with listeners.
+//!
+//! Rooms: `proto` is the wire, `transport` carries messages, `peer` is one connection, `routing` knows who is where, `http` and
+//! `server` are the way in. The map is `docs/architecture.md`.
+
+pub mod auth;
+mod buffers;
+pub mod config;
+pub mod crosspod;
+pub mod http;
+mod memory;
+pub mod outbox;
+pub mod peer;
+pub mod proto;
+pub mod relay;
+pub mod routing;
+pub mod server;
+pub mod stack;
+pub mod telemetry;
+pub mod ticks;
+pub mod time;
+pub mod transport;
+
+pub use relay::{BuildError, Peer, Peers, Relay, RelayBuilder};
+pub use server::{Server, ServerBuilder};

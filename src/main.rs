@@ -1,0 +1,107 @@
+//! The program: reads the settings, builds, runs, and picks the exit code.
+
+use std::process::ExitCode;
+
+use tracing::info;
+use trunkline::auth::{Secret, TokenValidator};
+use trunkline::config::{
+    self, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText, Settings,
+    watch_secrets,
+};
+use trunkline::server::{Server, shutdown_signal};
+use trunkline::telemetry::logging;
+use trunkline::telemetry::prometheus::PrometheusMetrics;
+use trunkline::time::Clock;
+use trunkline::{BuildError, Relay};
+
+/// Exit code for a mistake in the settings (operations.md, *Flags*); any other trouble is 1.
+const MISTAKE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = config::parse(
+        std::env::args_os(),
+        |name| std::env::var_os(name),
+        clap::Command::new("load"),
+    );
+    let result = match command {
+        Ok(Command::Run(settings)) => run(&settings),
+        Ok(Command::Demo { keep: _ } | Command::Load(_)) => Ok(()),
+        Err(error) => {
+            error.print();
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trunkline: {error}");
+            let mistake = error.is::<BuildError>()
+                || error.is::<trunkline::telemetry::logging::LoggingError>();
+            ExitCode::from(if mistake { MISTAKE } else { 1 })
+        }
+    }
+}
+
+fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+    let _log = logging::init(&settings.log)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+    let secrets = settings.auth_secret.load()?;
+    let validator = TokenValidator::new(keys(&secrets), Clock::system());
+    if let SecretSource::File(path) = &settings.auth_secret {
+        let accepted = validator.secrets();
+        tokio::spawn(watch_secrets(
+            path.clone(),
+            secrets,
+            SECRET_POLL_INTERVAL,
+            move |secrets| accepted.set_secrets(keys(&secrets)),
+        ));
+    }
+    let metrics = PrometheusMetrics::new()?;
+    let mut relay = Relay::builder()
+        .exposed_address(&settings.exposed_address)
+        .path(&settings.relay_path)
+        .validator(validator)
+        .meter(metrics.meter())
+        .health_check_threshold(settings.health_check_threshold)
+        .peer_queue_bytes(settings.peer_queue_bytes)
+        .queue_max_age(settings.queue_max_age)
+        .max_handshakes(settings.max_handshakes)
+        .max_subscriptions(settings.max_subscriptions);
+    if let Some(bytes) = settings.memory_limit {
+        relay = relay.memory_limit(bytes);
+    }
+    let relay = relay.build()?;
+    let instance_url = relay.instance_url().clone();
+    let server = Server::builder(relay)
+        .listen(settings.listen_address.bind_addresses()?)
+        .health(settings.health_listen_address.bind_addresses()?)
+        .metrics(
+            ListenAddress::all(settings.metrics_port).bind_addresses()?,
+            metrics,
+        )
+        .bind()?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        instance_url = instance_url.as_str(),
+        listen = %server.local_addr()?,
+        path = server.relay().path(),
+        health = server.health_addr().map(tracing::field::display),
+        metrics = server.metrics_addr().map(tracing::field::display),
+        "relay is up"
+    );
+    server.run(shutdown_signal()).await;
+    Ok(())
+}
+
+fn keys(secrets: &[SecretText]) -> Vec<Secret> {
+    secrets
+        .iter()
+        .map(|secret| Secret::new(secret.expose()))
+        .collect()
+}

@@ -1,0 +1,446 @@
+//! What waits to be written to one receiver: a bounded queue of bytes between many producers and one writer.
+//!
+//! Messages are copied once, framed, into slabs of contiguous bytes; the writer takes a whole slab and writes it with one
+//! system call. Nothing is allocated, reference-counted or woken for each message: a slab comes from the buffer pool, and
+//! the writer is woken only when it waits for data. Control messages (health checks, presence, the answer to *auth*)
+//! have a queue of their own that goes first; they are never dropped: when even that is full the connection ends.
+//!
+//! The outbox never knows what the bytes mean. Everything accepted is either delivered (the slab was written whole) or
+//! counted by reason: a [`Slab`] that is dropped unwritten reports its messages as it goes.
+//!
+//! Source: performance.md, *Rules of the message path*.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::buffers::{BUFFER_LEN, Buffer};
+use crate::telemetry::counters::{Counters, DropReason};
+use crate::ticks::Ticks;
+
+/// Bytes that control messages may occupy before the connection is given up as stalled. Room for the *peers online*
+/// answers to some 29,000 subscribed IDs.
+pub const CONTROL_HEADROOM: usize = 1024 * 1024;
+
+/// How messages are delimited in the byte stream that the writer sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Each message is one unmasked, final, binary WebSocket frame (RFC 6455, section 5.2).
+    WebSocket,
+    /// Each message follows its length, two bytes, big-endian: for transports that keep message boundaries themselves.
+    Length,
+}
+
+/// Bytes of the longest message head any framing writes.
+const HEAD_MAX: usize = 10;
+
+impl Framing {
+    /// The bytes before a message of `len` bytes, and how many of them count.
+    #[inline]
+    fn head(self, len: usize) -> ([u8; HEAD_MAX], usize) {
+        let mut head = [0; HEAD_MAX];
+        let length = u16::try_from(len).expect("a message is at most 8820 bytes");
+        match self {
+            Self::WebSocket => {
+                head[0] = 0x82;
+                if length < 126 {
+                    head[1] = length as u8;
+                    (head, 2)
+                } else {
+                    head[1] = 126;
+                    head[2..4].copy_from_slice(&length.to_be_bytes());
+                    (head, 4)
+                }
+            }
+            Self::Length => {
+                head[..2].copy_from_slice(&length.to_be_bytes());
+                (head, 2)
+            }
+        }
+    }
+}
+
+/// What all outboxes of one relay share: their limits, the budget, the counters and the clock.
+#[derive(Debug)]
+pub struct QueuePolicy {
+    peer_bytes: usize,
+    max_age: u32,
+    budget: usize,
+    used: AtomicUsize,
+    counters: Arc<Counters>,
+    ticks: Ticks,
+}
+
+impl QueuePolicy {
+    /// `peer_bytes`: what one receiver may have queued. `max_age`: how long a message may wait. `budget`: bytes of slabs in
+    /// all queues together.
+    #[must_use]
+    pub fn new(
+        peer_bytes: usize,
+        max_age: Duration,
+        budget: usize,
+        counters: Arc<Counters>,
+        ticks: Ticks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            peer_bytes,
+            max_age: u32::try_from(max_age.as_millis()).unwrap_or(u32::MAX / 2),
+            budget,
+            used: AtomicUsize::new(0),
+            counters,
+            ticks,
+        })
+    }
+
+    /// Bytes of slabs held by all queues at this moment.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of slabs that all queues together may hold.
+    #[must_use]
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+}
+
+/// A run of framed messages, contiguous in memory.
+///
+/// Dropped without [`Slab::delivered`], its messages are counted as dropped.
+#[derive(Debug)]
+pub struct Slab {
+    buffer: Buffer,
+    len: usize,
+    messages: u32,
+    message_bytes: u32,
+    /// When its first message came, in [`Ticks`].
+    opened: u32,
+    fate: Option<DropReason>,
+    policy: Arc<QueuePolicy>,
+}
+
+impl Slab {
+    fn open(policy: &Arc<QueuePolicy>) -> Option<Self> {
+        let before = policy.used.fetch_add(BUFFER_LEN, Ordering::Relaxed);
+        if before + BUFFER_LEN > policy.budget {
+            policy.used.fetch_sub(BUFFER_LEN, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self {
+            buffer: Buffer::take(),
+            len: 0,
+            messages: 0,
+            message_bytes: 0,
+            opened: policy.ticks.now(),
+            fate: Some(DropReason::ReceiverClosed),
+            policy: Arc::clone(policy),
+        })
+    }
+
+    #[inline]
+    fn append(&mut self, head: &[u8], message: &[u8]) {
+        let body = self.len + head.len();
+        self.buffer[self.len..body].copy_from_slice(head);
+        self.buffer[body..body + message.len()].copy_from_slice(message);
+        self.len = body + message.len();
+        self.messages += 1;
+        self.message_bytes += message.len() as u32;
+    }
+
+    /// The framed messages.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    /// Counts the messages as delivered: call it when all bytes have been handed to the kernel.
+    pub fn delivered(mut self) {
+        self.fate = None;
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        self.policy.used.fetch_sub(BUFFER_LEN, Ordering::Relaxed);
+        let messages = u64::from(self.messages);
+        match self.fate {
+            None => self
+                .policy
+                .counters
+                .delivered(messages, u64::from(self.message_bytes)),
+            Some(reason) => self.policy.counters.dropped(reason, messages),
+        }
+    }
+}
+
+/// What the writer is to do next.
+#[derive(Debug)]
+pub enum Taken {
+    /// Write these bytes: control messages, or the farewell.
+    Control(Vec<u8>),
+    /// Write these messages, then call [`Slab::delivered`].
+    Data(Slab),
+    /// All is written: close the sending direction.
+    Finished,
+    /// The connection was given up: write nothing more.
+    Aborted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No message is accepted any more; what is queued will be written.
+    Finishing,
+    Aborted,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Bytes of messages accepted and not yet known to be written, those in the writer's hands included.
+    queued: usize,
+    /// How many of them the writer holds.
+    with_writer: usize,
+    /// Full slabs, oldest first; empty unless the receiver is slow.
+    backlog: VecDeque<Slab>,
+    /// The slab that is being filled, younger than all of the backlog.
+    tail: Option<Slab>,
+    control: Vec<u8>,
+    /// Raw bytes that go out last.
+    farewell: Vec<u8>,
+    waker: Option<Waker>,
+    /// Whether the writer waits for something to write (and not for its socket).
+    idle: bool,
+}
+
+/// The queue of one receiver; shared between everybody who sends to it and its writer.
+#[derive(Debug)]
+pub struct Outbox {
+    state: Mutex<State>,
+    framing: Framing,
+    policy: Arc<QueuePolicy>,
+}
+
+impl Outbox {
+    /// An empty outbox. It owns no buffer until something is pushed.
+    #[must_use]
+    pub fn new(framing: Framing, policy: &Arc<QueuePolicy>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                queued: 0,
+                with_writer: 0,
+                backlog: VecDeque::new(),
+                tail: None,
+                control: Vec::new(),
+                farewell: Vec::new(),
+                waker: None,
+                idle: false,
+            }),
+            framing,
+            policy: Arc::clone(policy),
+        })
+    }
+
+    /// Queues one data message (at most 8820 bytes), or says why it was not queued. Never waits; one copy.
+    ///
+    /// # Errors
+    /// The reason the message is dropped for; the caller counts it.
+    #[inline]
+    pub fn push(&self, message: &[u8]) -> Result<(), DropReason> {
+        let (head, head_len) = self.framing.head(message.len());
+        let need = head_len + message.len();
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return Err(DropReason::ReceiverClosed);
+        }
+        if state.queued + need > self.policy.peer_bytes {
+            return Err(DropReason::QueueFull);
+        }
+        let fits = state.tail.as_ref().is_some_and(|tail| {
+            // A slab is dropped whole when it is too old, so it may not span much more time than a fraction of that.
+            tail.len + need <= BUFFER_LEN
+                && self.policy.ticks.since(tail.opened) <= self.policy.max_age / 4
+        });
+        if !fits {
+            let fresh = Slab::open(&self.policy).ok_or(DropReason::OverBudget)?;
+            if let Some(full) = state.tail.replace(fresh) {
+                state.backlog.push_back(full);
+            }
+        }
+        let tail = state.tail.as_mut().expect("a slab was opened above");
+        tail.append(&head[..head_len], message);
+        state.queued += need;
+        let waker = state.wake_idle();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Queues one control message, ahead of all data. Returns false if the connection is ending, or if its headroom is
+    /// used up: then the connection is aborted, for a control message is never lost silently.
+    pub fn push_control(&self, message: &[u8]) -> bool {
+        let (head, head_len) = self.framing.head(message.len());
+        self.push_control_parts(&head[..head_len], message)
+    }
+
+    /// As [`Outbox::push_control`], for bytes that are framed already (a WebSocket pong).
+    pub fn push_control_raw(&self, bytes: &[u8]) -> bool {
+        self.push_control_parts(&[], bytes)
+    }
+
+    fn push_control_parts(&self, head: &[u8], message: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return false;
+        }
+        if state.control.len() + head.len() + message.len() > CONTROL_HEADROOM {
+            drop(state);
+            self.abort();
+            return false;
+        }
+        state.control.extend_from_slice(head);
+        state.control.extend_from_slice(message);
+        let waker = state.wake_idle();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Accepts nothing more; the writer sends what is queued, then the `message` (framed), then `raw` bytes, and ends.
+    pub fn finish(&self, message: Option<&[u8]>, raw: &[u8]) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.phase = Phase::Finishing;
+        if let Some(message) = message {
+            let (head, head_len) = self.framing.head(message.len());
+            state.farewell.extend_from_slice(&head[..head_len]);
+            state.farewell.extend_from_slice(message);
+        }
+        state.farewell.extend_from_slice(raw);
+        let waker = state.wake_idle();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends at once: what is queued is dropped and counted, and a writer that waits for its socket stops waiting.
+    pub fn abort(&self) {
+        let mut state = self.state.lock();
+        state.phase = Phase::Aborted;
+        state.control = Vec::new();
+        state.farewell = Vec::new();
+        let tail = state.tail.take();
+        let backlog = std::mem::take(&mut state.backlog);
+        let waker = state.waker.take();
+        drop(state);
+        drop((tail, backlog));
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the outbox still accepts messages.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state.lock().phase == Phase::Open
+    }
+
+    /// The control bytes queued so far, for a connection whose writer does not run yet.
+    pub fn take_control(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state.lock().control)
+    }
+
+    /// The next thing to write. One writer only. Cancel-safe: nothing is taken unless it is returned.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Taken> {
+        let mut expired = Expired::default();
+        let mut state = self.state.lock();
+        state.queued -= std::mem::take(&mut state.with_writer);
+        match state.phase {
+            Phase::Aborted => return Poll::Ready(Taken::Aborted),
+            Phase::Open | Phase::Finishing => {}
+        }
+        if !state.control.is_empty() {
+            return Poll::Ready(Taken::Control(std::mem::take(&mut state.control)));
+        }
+        while let Some(mut slab) = state.oldest() {
+            // The youngest message in it came at most a quarter later than the first.
+            if self.policy.ticks.since(slab.opened) > self.policy.max_age + self.policy.max_age / 4
+            {
+                state.queued -= slab.len;
+                slab.fate = Some(DropReason::Expired);
+                expired.0.push(slab);
+                continue;
+            }
+            state.with_writer = slab.len;
+            return Poll::Ready(Taken::Data(slab));
+        }
+        if state.phase == Phase::Finishing {
+            let farewell = std::mem::take(&mut state.farewell);
+            return Poll::Ready(if farewell.is_empty() {
+                Taken::Finished
+            } else {
+                Taken::Control(farewell)
+            });
+        }
+        state.wait(cx, true);
+        Poll::Pending
+    }
+
+    /// For a writer that waits for its socket: ready when the connection has been aborted meanwhile.
+    pub fn poll_aborted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Aborted {
+            return Poll::Ready(());
+        }
+        state.wait(cx, false);
+        Poll::Pending
+    }
+}
+
+/// Slabs that were too old, dropped (and so counted) after the lock has been released.
+#[derive(Default)]
+struct Expired(Vec<Slab>);
+
+impl State {
+    fn oldest(&mut self) -> Option<Slab> {
+        self.backlog.pop_front().or_else(|| self.tail.take())
+    }
+
+    /// The waker of a writer that waits for something to write.
+    #[inline]
+    fn wake_idle(&mut self) -> Option<Waker> {
+        if std::mem::take(&mut self.idle) {
+            self.waker.take()
+        } else {
+            None
+        }
+    }
+
+    fn wait(&mut self, cx: &Context<'_>, idle: bool) {
+        self.idle = idle;
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            self.waker = Some(cx.waker().clone());
+        }
+        if idle {
+            // An idle receiver keeps nothing that a busy hour made it grow.
+            self.backlog.shrink_to(0);
+        }
+    }
+}

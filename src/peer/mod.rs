@@ -1,0 +1,72 @@
+//! One connection, from its first byte to its close.
+//!
+//! The stages are request types: [`Incoming`] is anybody, [`Hello`] has said who it is, and only the authentication layer can
+//! make an [`Authenticated`], which the peer loop takes. Knows nothing of HTTP and of other pods.
+
+mod auth_layer;
+mod error;
+mod handshake_metrics;
+mod health;
+mod hello;
+mod peer_loop;
+mod stack;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+pub use auth_layer::{AuthLayer, Authenticated};
+pub use error::HandshakeError;
+pub use hello::{Hello, HelloLayer};
+pub(crate) use peer_loop::say_goodbye;
+pub use peer_loop::{CloseReason, Closed};
+pub(crate) use stack::accept;
+
+use crate::auth::DynValidator;
+use crate::crosspod::{CrossPod, Locate};
+use crate::outbox::QueuePolicy;
+use crate::routing::{Presence, Registry};
+use crate::stack::drain::Drain;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::instruments::Instruments;
+use crate::ticks::Ticks;
+use crate::transport::RemoteAddr;
+
+/// How long a connection may take to authenticate (peer-protocol.md, *Handshake*).
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection of which nothing is known but where it comes from.
+#[derive(Debug)]
+pub struct Incoming<T> {
+    /// What carries its messages.
+    pub transport: T,
+    /// Where it comes from.
+    pub remote: RemoteAddr,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+/// What all connections of one relay share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) validator: Arc<dyn DynValidator>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) policy: Arc<QueuePolicy>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) instruments: Instruments,
+    pub(crate) ticks: Ticks,
+    pub(crate) drain: Drain,
+    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) cross_pod: Option<Box<dyn CrossPod>>,
+    pub(crate) locate: Option<Locate>,
+    /// The whole *auth response* message.
+    pub(crate) auth_response: Vec<u8>,
+    pub(crate) health_check_threshold: u32,
+    pub(crate) max_subscriptions: usize,
+    /// The serial of the last registration.
+    pub(crate) serial: AtomicU64,
+}

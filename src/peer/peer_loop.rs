@@ -1,0 +1,481 @@
+//! The loop of a connected peer: registers it, answers it, relays for it until it is closed.
+//!
+//! Reading never waits for anything but the peer's own socket. What is counted is counted in plain integers and handed over
+//! once a batch.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tower::{Service, ServiceExt};
+use tracing::{debug, info};
+
+use super::health::{Due, HealthCheck};
+use super::{Authenticated, HandshakeError, Shared};
+use crate::crosspod::{CrossPod, Forward, Forwarded};
+use crate::proto::PeerId;
+use crate::proto::limits::{MESSAGE_MAX, TRANSPORT_HEADER_LEN};
+use crate::proto::peer::{self, HEALTH_CHECK, Message, MessageError, MessageType};
+use crate::routing::{EndReason, Registration, RouteMemo, Subscriptions};
+use crate::telemetry::counters::{Counters, DropReason};
+use crate::transport::{MessageReader, MessageTransport, ReadError};
+
+/// How long a peer may take to accept the last bytes of its connection (peer-protocol.md, *A connected peer*, Shutdown).
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the relay reads on after its last word, so that a reset does not overtake it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why a connected peer's loop ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer sent *close*.
+    ClosedByPeer,
+    /// The connection ended, or broke its transport's rules.
+    Read(ReadError),
+    /// The peer sent what is no message.
+    Message(MessageError),
+    /// The peer sent a message that only relays send.
+    NotForRelays(MessageType),
+    /// The peer did not answer health checks.
+    HealthCheck,
+    /// It was ended from outside: a takeover, a shutdown.
+    Ended(EndReason),
+}
+
+impl CloseReason {
+    /// The reason in logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ClosedByPeer => "closed_by_peer",
+            Self::Read(error) => error.reason(),
+            Self::Message(error) => error.reason(),
+            Self::NotForRelays(_) => "unknown_type",
+            Self::HealthCheck => "health_check",
+            Self::Ended(reason) => reason.reason(),
+        }
+    }
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ClosedByPeer => f.write_str("closed by the peer"),
+            Self::Read(error) => error.fmt(f),
+            Self::Message(error) => error.fmt(f),
+            Self::NotForRelays(kind) => write!(f, "{} message sent by a peer", kind.name()),
+            Self::HealthCheck => f.write_str("health checks not answered"),
+            Self::Ended(EndReason::TakenOver) => {
+                f.write_str("taken over by a newer connection of the same peer")
+            }
+            Self::Ended(EndReason::Shutdown) => f.write_str("relay shuts down"),
+            Self::Ended(EndReason::WriterEnded) => {
+                f.write_str("nothing can be sent to the peer any more")
+            }
+            Self::Ended(EndReason::Requested) => f.write_str("closed on request"),
+        }
+    }
+}
+
+/// How a connected peer's connection went.
+#[derive(Debug)]
+pub struct Closed {
+    /// Whose connection it was.
+    pub peer: PeerId,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// How long the peer was connected.
+    pub lasted: Duration,
+}
+
+/// The innermost service of a connection: [`Authenticated`] in, [`Closed`] out. Always ready.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerLoop(pub(crate) Arc<Shared>);
+
+impl<T: MessageTransport> Service<Authenticated<T>> for PeerLoop {
+    type Response = Closed;
+    type Error = HandshakeError;
+    type Future = Pin<Box<dyn Future<Output = Result<Closed, HandshakeError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, authenticated: Authenticated<T>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { Ok(run(shared, authenticated).await) })
+    }
+}
+
+async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authenticated<T>) -> Closed {
+    let (peer, incoming) = authenticated.into_parts();
+    let began = Instant::now();
+    let outbox = Arc::clone(incoming.transport.outbox());
+    let kind = incoming.transport.kind();
+    // In the queue before anybody can reach the peer, so that it is the first thing the peer reads; written after the
+    // registration, so that whoever reads it can be reached.
+    outbox.push_control(&shared.auth_response);
+    shared.counters.control_sent(MessageType::AuthResponse);
+    let registration = Registration::new(
+        peer,
+        shared.serial.fetch_add(1, Ordering::Relaxed) + 1,
+        kind,
+        incoming.remote,
+        outbox,
+        shared.ticks.now(),
+    );
+    let _connected = shared.instruments.connected(kind);
+    let watch = shared.drain.watch();
+    let old = shared.presence.register(&registration);
+    shared.instruments.stored(began.elapsed());
+    let client = incoming.remote;
+    match &old {
+        Some(old) => {
+            shared.instruments.taken_over();
+            info!(
+                relay.peer.id = %peer, client.address = %client, network.transport = kind.name(),
+                relay.takeover.from = %old.remote(),
+                "peer connected and took over its older connection"
+            );
+        }
+        None => info!(
+            relay.peer.id = %peer, client.address = %client, network.transport = kind.name(),
+            "peer connected"
+        ),
+    }
+    drop(old);
+    // A shutdown that began between the handshake and the registration has not seen this peer.
+    if watch.is_started() {
+        say_goodbye(&registration);
+    }
+
+    let (mut reader, writer) = incoming.transport.split();
+    let mut writer = tokio::spawn({
+        let registration = Arc::clone(&registration);
+        async move {
+            writer.await;
+            registration.end(EndReason::WriterEnded);
+        }
+    });
+
+    let mut this = Loop {
+        cross_pod: shared.cross_pod.as_ref().map(|fabric| fabric.fork()),
+        health: HealthCheck::new(shared.health_check_threshold),
+        memo: RouteMemo::default(),
+        subscriptions: Subscriptions::default(),
+        tally: Tally::default(),
+        registration,
+        shared,
+    };
+    let reason = this.relay(&mut reader).await;
+    let Loop {
+        registration,
+        shared,
+        subscriptions,
+        ..
+    } = this;
+    shared.presence.unregister(&registration, subscriptions);
+    let lasted = began.elapsed();
+    info!(
+        relay.peer.id = %peer, client.address = %client, relay.close.reason = reason.reason(),
+        duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+        "peer disconnected: {reason}"
+    );
+
+    let farewell = match &reason {
+        CloseReason::Read(error) => Some(error.farewell()).filter(|bytes| !bytes.is_empty()),
+        CloseReason::ClosedByPeer
+        | CloseReason::Message(_)
+        | CloseReason::NotForRelays(_)
+        | CloseReason::Ended(EndReason::Shutdown | EndReason::Requested) => Some(&[][..]),
+        CloseReason::HealthCheck | CloseReason::Ended(_) => None,
+    };
+    match farewell {
+        Some(bytes) => {
+            registration.outbox().finish(None, bytes);
+            let polite = async {
+                let _ = timeout(FAREWELL_TIMEOUT, &mut writer).await;
+                registration.outbox().abort();
+                let _ = timeout(LINGER, poll_fn(|cx| reader.poll_drain(cx))).await;
+            };
+            polite.await;
+        }
+        None => registration.outbox().abort(),
+    }
+    // An aborted outbox ends its writer at the next poll, and whatever it still held is counted before the peer counts as
+    // gone. An error would be a panic in the writer: there is nothing left to save then.
+    let _ = writer.await;
+    drop(watch);
+    Closed {
+        peer,
+        reason,
+        lasted,
+    }
+}
+
+/// Tells a peer to go, as a shutdown does: its loop ends, and *close* is the last thing that it hears.
+pub(crate) fn say_goodbye(registration: &Registration) {
+    registration.outbox().finish(Some(&peer::CLOSE), &[]);
+    registration.end(EndReason::Shutdown);
+}
+
+/// What a batch did, in plain integers.
+#[derive(Debug, Default)]
+struct Tally {
+    messages: u64,
+    bytes: u64,
+    forwarded: u64,
+    dropped: [u64; DropReason::ALL.len()],
+    any_dropped: bool,
+}
+
+impl Tally {
+    #[inline]
+    fn drop(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+        self.any_dropped = true;
+    }
+
+    /// Hands everything over and starts again at zero.
+    fn flush(&mut self, counters: &Counters) {
+        if self.messages > 0 {
+            counters.received(MessageType::Transport, std::mem::take(&mut self.messages));
+            counters.received_bytes(std::mem::take(&mut self.bytes));
+        }
+        if self.forwarded > 0 {
+            counters.forwarded(std::mem::take(&mut self.forwarded));
+        }
+        if std::mem::take(&mut self.any_dropped) {
+            for reason in DropReason::ALL {
+                let count = std::mem::take(&mut self.dropped[reason as usize]);
+                if count > 0 {
+                    counters.dropped(reason, count);
+                }
+            }
+        }
+    }
+}
+
+struct Loop {
+    shared: Arc<Shared>,
+    registration: Arc<Registration>,
+    memo: RouteMemo,
+    cross_pod: Option<Box<dyn CrossPod>>,
+    subscriptions: Subscriptions,
+    health: HealthCheck,
+    tally: Tally,
+}
+
+impl Loop {
+    async fn relay(&mut self, reader: &mut impl MessageReader) -> CloseReason {
+        loop {
+            let ended = self.batch(reader);
+            self.tally.flush(&self.shared.counters);
+            if let Some(reason) = ended {
+                return reason;
+            }
+            if reader.is_full() {
+                // There is more, and the receivers' writers wait for this thread: they go first.
+                yield_once().await;
+            }
+            if let Err(reason) = self.fill(reader).await {
+                return reason;
+            }
+            self.registration.hear(self.shared.ticks.now());
+        }
+    }
+
+    /// Waits for the next batch, and does meanwhile what is due.
+    async fn fill(&mut self, reader: &mut impl MessageReader) -> Result<(), CloseReason> {
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(reason) = self.registration.poll_end(cx) {
+                    return Poll::Ready(Err(CloseReason::Ended(reason)));
+                }
+                match reader.poll_fill(cx) {
+                    Poll::Ready(result) => return Poll::Ready(result.map_err(CloseReason::Read)),
+                    Poll::Pending => {}
+                }
+                match self.health.poll_due(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Due::Dead) => return Poll::Ready(Err(CloseReason::HealthCheck)),
+                    Poll::Ready(Due::Ask) => {
+                        if self.registration.outbox().push_control(&HEALTH_CHECK) {
+                            self.shared.counters.control_sent(MessageType::HealthCheck);
+                        }
+                        reader.release();
+                        self.memo.release();
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Handles all messages that one fill brought.
+    fn batch(&mut self, reader: &mut impl MessageReader) -> Option<CloseReason> {
+        loop {
+            let message = match reader.next_message(MESSAGE_MAX) {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err(error) => return Some(CloseReason::Read(error)),
+            };
+            match peer::message_type(message) {
+                Ok(MessageType::Transport) => self.transport(message),
+                Ok(_) => {
+                    if let Err(reason) = self.control(message) {
+                        return Some(reason);
+                    }
+                }
+                Err(error) => return Some(CloseReason::Message(error)),
+            }
+        }
+    }
+
+    /// The message path: one look at the memo, one lock, one copy.
+    #[inline]
+    fn transport(&mut self, message: &mut [u8]) {
+        self.tally.messages += 1;
+        self.tally.bytes += message.len() as u64;
+        if message.len() < TRANSPORT_HEADER_LEN {
+            return self.tally.drop(DropReason::Malformed);
+        }
+        let destination = peer::transport_peer(message).expect("the length was checked above");
+        peer::stamp_source(message, self.registration.peer());
+        // The second turn is for a receiver that was taken over between the look-up and the push.
+        for _ in 0..2 {
+            let Some(receiver) = self.memo.route(&self.shared.registry, &destination) else {
+                return self.elsewhere(destination, message);
+            };
+            match receiver.outbox().push(message) {
+                Ok(()) => return,
+                Err(DropReason::ReceiverClosed) if !receiver.is_current() => {}
+                Err(reason) => return self.tally.drop(reason),
+            }
+        }
+        self.tally.drop(DropReason::ReceiverClosed);
+    }
+
+    /// For a peer that is not here.
+    #[cold]
+    fn elsewhere(&mut self, destination: PeerId, message: &[u8]) {
+        let Some(fabric) = &mut self.cross_pod else {
+            debug!(relay.peer.id = %self.registration.peer(), relay.destination.id = %destination, "message dropped: no such peer");
+            return self.tally.drop(DropReason::NoSuchPeer);
+        };
+        match fabric.forward(Forward {
+            destination,
+            message,
+        }) {
+            Forwarded::Sent => self.tally.forwarded += 1,
+            Forwarded::Held => {}
+            Forwarded::Dropped(reason) => {
+                debug!(relay.peer.id = %self.registration.peer(), relay.destination.id = %destination, relay.drop.reason = reason.reason(), "message dropped by the fabric");
+                self.tally.drop(reason);
+            }
+        }
+    }
+
+    /// Everything but transport: rare, so it may cost something.
+    fn control(&mut self, message: &[u8]) -> Result<(), CloseReason> {
+        let peer = *self.registration.peer();
+        let counters = &self.shared.counters;
+        if let Ok(kind @ (MessageType::Auth | MessageType::Hello)) = peer::message_type(message)
+            && message.len() <= kind.max_len()
+        {
+            counters.received(kind, 1);
+            counters.dropped(DropReason::Unexpected, 1);
+            info!(relay.peer.id = %peer, "message ignored: {} after authentication", kind.name());
+            return Ok(());
+        }
+        let parsed = match peer::parse(message) {
+            Ok(parsed) => parsed,
+            Err(error) if error.ends_connection() => return Err(CloseReason::Message(error)),
+            Err(error) => {
+                if let Ok(kind) = peer::message_type(message) {
+                    counters.received(kind, 1);
+                }
+                counters.dropped(DropReason::MalformedPeerList, 1);
+                debug!(relay.peer.id = %peer, "message dropped: {error}");
+                return Ok(());
+            }
+        };
+        let kind = parsed.message_type();
+        if kind.is_sent_by_clients() {
+            counters.received(kind, 1);
+        }
+        match parsed {
+            Message::Close => return Err(CloseReason::ClosedByPeer),
+            Message::HealthCheck => self.health.answered(),
+            Message::Subscribe(ids) => self.subscribe(ids.into_iter()),
+            Message::Unsubscribe(ids) => self.shared.presence.unsubscribe(
+                &self.registration,
+                &mut self.subscriptions,
+                ids.into_iter(),
+            ),
+            // The first three have been dealt with before; the others are for relays to send.
+            Message::Transport { .. }
+            | Message::Auth(_)
+            | Message::Hello
+            | Message::HelloResponse
+            | Message::AuthResponse(_)
+            | Message::PeersOnline(_)
+            | Message::PeersOffline(_) => return Err(CloseReason::NotForRelays(kind)),
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, ids: impl Iterator<Item = PeerId>) {
+        let mut elsewhere = Vec::new();
+        let refused = self.shared.presence.subscribe(
+            &self.registration,
+            &mut self.subscriptions,
+            ids,
+            self.shared.max_subscriptions,
+            &mut elsewhere,
+        );
+        if refused > 0 {
+            self.shared
+                .counters
+                .dropped(DropReason::SubscriptionLimit, refused as u64);
+            info!(
+                relay.peer.id = %self.registration.peer(), refused,
+                "subscriptions refused: {} is the limit for one peer", self.shared.max_subscriptions
+            );
+        }
+        if let Some(locate) = &self.shared.locate
+            && !elsewhere.is_empty()
+        {
+            let locate = locate.clone();
+            let presence = Arc::clone(&self.shared.presence);
+            let subscriber = Arc::clone(&self.registration);
+            // Reading goes on meanwhile; a subscription that ended by then is not told.
+            tokio::spawn(async move {
+                for id in elsewhere {
+                    if let Ok(Some(_)) = locate.clone().oneshot(id).await {
+                        presence.found_elsewhere(&subscriber, &id);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Lets the other tasks of this thread run before this one goes on.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,52 @@
+//! The tower stack of one connection, inside out.
+
+use std::sync::Arc;
+
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+use super::auth_layer::{AuthLayer, Authenticated};
+use super::handshake_metrics::HandshakeMetricsLayer;
+use super::hello::HelloLayer;
+use super::peer_loop::{Closed, PeerLoop};
+use super::{HANDSHAKE_TIMEOUT, HandshakeError, Incoming, Shared};
+use crate::stack::drain::DrainLayer;
+use crate::stack::stage::StageLayer;
+use crate::transport::MessageTransport;
+
+/// Takes one connection from its first byte to its close. Every transport goes through here.
+///
+/// # Errors
+/// If it never became a peer; that has been counted and logged.
+pub(crate) async fn accept<T: MessageTransport>(
+    shared: &Arc<Shared>,
+    incoming: Incoming<T>,
+) -> Result<Closed, HandshakeError> {
+    // Unauthenticated connections, and only those.
+    let handshake = ServiceBuilder::new()
+        // Outermost, so that whatever happens below is counted and logged once.
+        .layer(HandshakeMetricsLayer(shared.instruments.clone()))
+        .map_err(HandshakeError::fold)
+        // A silent connection never holds up a shutdown.
+        .layer(DrainLayer::new(shared.drain.watch()))
+        // Refuses at once where the limit below would queue: who waits there would only time out later.
+        .load_shed()
+        .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
+            &shared.handshakes,
+        )))
+        // For the handshake, never for the peer loop: see `StageLayer`.
+        .timeout(HANDSHAKE_TIMEOUT)
+        .layer(HelloLayer)
+        .layer(AuthLayer::new(Arc::clone(&shared.validator)))
+        .service(service_fn(admit));
+    ServiceBuilder::new()
+        .layer(StageLayer::new(handshake))
+        .service(PeerLoop(Arc::clone(shared)))
+        .oneshot(incoming)
+        .await
+}
+
+/// The innermost service of the handshake: the permit, the timer and the token are given back when it has answered.
+async fn admit<T>(authenticated: Authenticated<T>) -> Result<Authenticated<T>, HandshakeError> {
+    Ok(authenticated)
+}

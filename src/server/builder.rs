@@ -1,0 +1,226 @@
+//! Binds the listeners, then runs them until a future says stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::listener;
+use crate::http::{Readiness, health_router, metrics_router};
+use crate::relay::Relay;
+use crate::stack::drain::{Drain, Watch};
+use crate::telemetry::prometheus::PrometheusMetrics;
+use crate::time::Clock;
+
+/// How long answers to operators that are on their way at the end may take.
+const ADMIN_LINGER: Duration = Duration::from_millis(200);
+
+/// A listener that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for {what} on {addresses:?}: {source}")]
+pub struct BindError {
+    /// What was to be served there.
+    pub what: &'static str,
+    /// The addresses that were tried.
+    pub addresses: Vec<SocketAddr>,
+    /// Why the last of them failed.
+    pub source: io::Error,
+}
+
+/// Says where to listen; made by [`Server::builder`].
+///
+/// Each list of addresses is tried in its order, and the first that can be bound is used: `[::]:443` serves IPv4, too, and
+/// `0.0.0.0:443` is for kernels without IPv6.
+#[derive(Debug)]
+pub struct ServerBuilder {
+    relay: Relay,
+    listen: Vec<SocketAddr>,
+    health: Vec<SocketAddr>,
+    metrics: Option<(Vec<SocketAddr>, PrometheusMetrics)>,
+    clock: Clock,
+}
+
+impl ServerBuilder {
+    /// Where peers connect.
+    #[must_use]
+    pub fn listen(mut self, addresses: impl Into<Vec<SocketAddr>>) -> Self {
+        self.listen = addresses.into();
+        self
+    }
+
+    /// Where `/healthz`, `/readyz` and `/health` are. Default: nowhere.
+    #[must_use]
+    pub fn health(mut self, addresses: impl Into<Vec<SocketAddr>>) -> Self {
+        self.health = addresses.into();
+        self
+    }
+
+    /// Where `/metrics` is. Default: nowhere.
+    #[must_use]
+    pub fn metrics(
+        mut self,
+        addresses: impl Into<Vec<SocketAddr>>,
+        metrics: PrometheusMetrics,
+    ) -> Self {
+        self.metrics = Some((addresses.into(), metrics));
+        self
+    }
+
+    /// Binds all listeners. Connections queue in the kernel until [`Server::run`].
+    ///
+    /// # Errors
+    /// The first listener that cannot be bound; those bound before are closed.
+    pub fn bind(self) -> Result<Server, BindError> {
+        let peers = bind("peers", &self.listen)?;
+        let health = match self.health.as_slice() {
+            [] => None,
+            addresses => Some(bind("health", addresses)?),
+        };
+        let metrics = match self.metrics {
+            Some((addresses, metrics)) => Some((bind("metrics", &addresses)?, metrics)),
+            None => None,
+        };
+        Ok(Server {
+            relay: self.relay,
+            peers,
+            health,
+            metrics,
+            readiness: Readiness::default(),
+            clock: self.clock,
+        })
+    }
+}
+
+fn bind(what: &'static str, addresses: &[SocketAddr]) -> Result<TcpListener, BindError> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address given");
+    for &address in addresses {
+        match listener::bind(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(BindError {
+        what,
+        addresses: addresses.to_vec(),
+        source: last,
+    })
+}
+
+/// A relay with bound listeners.
+///
+/// ```no_run
+/// use trunkline::auth::AllowAll;
+/// use trunkline::{Relay, Server};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let relay = Relay::builder().exposed_address("localhost").validator(AllowAll).build()?;
+/// let server = Server::builder(relay).listen(["127.0.0.1:0".parse()?]).bind()?;
+/// println!("peers connect to {}", server.local_addr()?);
+/// server.run(async { tokio::time::sleep(std::time::Duration::from_secs(60)).await }).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    relay: Relay,
+    peers: TcpListener,
+    health: Option<TcpListener>,
+    metrics: Option<(TcpListener, PrometheusMetrics)>,
+    readiness: Readiness,
+    clock: Clock,
+}
+
+impl Server {
+    /// Starts with a relay, and no listener.
+    #[must_use]
+    pub fn builder(relay: Relay) -> ServerBuilder {
+        ServerBuilder {
+            relay,
+            listen: Vec::new(),
+            health: Vec::new(),
+            metrics: None,
+            clock: Clock::system(),
+        }
+    }
+
+    /// The relay that is served.
+    #[must_use]
+    pub fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
+    /// Where peers connect.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.peers.local_addr()
+    }
+
+    /// Where the health routes are, if anywhere.
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health.as_ref()?.local_addr().ok()
+    }
+
+    /// Where the metrics are, if anywhere.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.0.local_addr().ok()
+    }
+
+    /// Serves until `shutdown` resolves, then tells all peers *close*, waits for them (30 s at most) and returns. Health and
+    /// metrics answer to the last.
+    ///
+    /// Dropping the future stops the listeners at once; connected peers stay until the runtime ends.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let relay = self.relay;
+        let stop_peers = Drain::default();
+        let stop_admin = Drain::default();
+        let mut admin = JoinSet::new();
+        if let Some(listener) = self.health {
+            let router = health_router(&relay, &self.readiness, &self.clock);
+            admin.spawn(serve_admin("health", listener, router, stop_admin.watch()));
+        }
+        if let Some((listener, metrics)) = self.metrics {
+            let router = metrics_router(metrics);
+            admin.spawn(serve_admin("metrics", listener, router, stop_admin.watch()));
+        }
+        let peers = listener::serve(self.peers, &relay, stop_peers.watch());
+        let life = async {
+            self.readiness.set_ready();
+            shutdown.await;
+            info!(peers = relay.peers().len(), "shutting down");
+            stop_peers.start();
+            let left = relay.shutdown().await;
+            if left > 0 {
+                warn!(
+                    peers = left,
+                    "peers did not take their close in time and are cut off"
+                );
+            }
+            stop_admin.start();
+        };
+        tokio::join!(peers, life);
+        // A probe that keeps its connection open does not hold up the end.
+        let _ = timeout(ADMIN_LINGER, async {
+            while admin.join_next().await.is_some() {}
+        })
+        .await;
+        info!("stopped");
+    }
+}
+
+async fn serve_admin(what: &'static str, listener: TcpListener, router: Router, mut stop: Watch) {
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop.started().await })
+        .await;
+    if let Err(error) = served {
+        warn!(what, %error, "listener failed");
+    }
+}

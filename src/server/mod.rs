@@ -1,0 +1,10 @@
+//! A whole relay with its listeners: binding, serving, stopping in order.
+//!
+//! Knows addresses, sockets and signals; never the format of a message.
+
+mod builder;
+mod listener;
+mod signals;
+
+pub use builder::{BindError, Server, ServerBuilder};
+pub use signals::shutdown_signal;

@@ -1,0 +1,71 @@
+//! The signals that end the process (operations.md, *Signals*).
+
+use std::io;
+
+use tracing::{info, warn};
+
+/// Exit code after a second signal.
+const IMPATIENT: i32 = 1;
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        let _ = tokio::signal::ctrl_c().await;
+        "Ctrl-C"
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT. From then on a second one ends the process at once, with exit code 1: so this is
+/// for programs, and for one place in them.
+///
+/// Where signals cannot be caught it never resolves, and the system's default action ends the process.
+pub async fn shutdown_signal() {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            warn!(%error, "signals cannot be caught");
+            return std::future::pending().await;
+        }
+    };
+    let first = signals.next().await;
+    info!(
+        signal = first,
+        "signal received: a second one ends the process at once"
+    );
+    tokio::spawn(async move {
+        let second = signals.next().await;
+        warn!(signal = second, "second signal received: ending at once");
+        std::process::exit(IMPATIENT);
+    });
+}

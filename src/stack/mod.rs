@@ -1,0 +1,4 @@
+//! Generic tower layers and the drain, which know no protocol.
+
+pub mod drain;
+pub mod stage;

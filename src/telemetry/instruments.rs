@@ -1,0 +1,295 @@
+//! The relay's instruments, built once from an OpenTelemetry meter.
+//!
+//! What happens once a connection is recorded here; what happens for each message is counted in [`Counters`] and only read
+//! from here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
+
+use super::counters::{Counters, DropReason};
+use super::names;
+use crate::proto::peer::MessageType;
+use crate::transport::TransportKind;
+
+/// What the gauges ask for when somebody reads the metrics.
+pub trait Gauges: Send + Sync + 'static {
+    /// Peers that sent something lately, and peers that did not.
+    fn active_and_idle(&self) -> (u64, u64);
+    /// Bytes of memory that all queues hold, and that they may hold.
+    fn queue_bytes_and_budget(&self) -> (u64, u64);
+}
+
+type PeersByTransport = [AtomicU64; TransportKind::ALL.len()];
+
+/// The instruments; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Instruments {
+    peers: Arc<PeersByTransport>,
+    authentication_time: Histogram<f64>,
+    store_time: Histogram<f64>,
+    reconnections: Counter<u64>,
+    takeovers: Counter<u64>,
+    authentication_failures: Counter<u64>,
+    handshake_timeouts: Counter<u64>,
+    handshake_refusals: Counter<u64>,
+}
+
+/// One connected peer, as long as it lives: a peer cannot be counted in and never out.
+#[derive(Debug)]
+pub struct ConnectedGuard {
+    peers: Arc<PeersByTransport>,
+    kind: TransportKind,
+}
+
+impl Drop for ConnectedGuard {
+    fn drop(&mut self) {
+        self.peers[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+impl Instruments {
+    /// Builds the instruments; `counters` and `gauges` are read whenever the meter's reader asks.
+    #[must_use]
+    pub fn new(meter: &Meter, counters: &Arc<Counters>) -> Self {
+        let histogram = |name: &'static str, what: &'static str| {
+            meter
+                .f64_histogram(name)
+                .with_description(what)
+                .with_boundaries(names::MILLISECOND_BOUNDS.to_vec())
+                .build()
+        };
+        let counter = |name: &'static str, what: &'static str| {
+            meter.u64_counter(name).with_description(what).build()
+        };
+        let instruments = Self {
+            peers: Arc::default(),
+            authentication_time: histogram(
+                names::AUTHENTICATION_TIME,
+                "Time from accepting a connection to the end of its authentication.",
+            ),
+            store_time: histogram(names::STORE_TIME, "Time to register a peer."),
+            reconnections: counter(
+                names::RECONNECTIONS,
+                "Connections that took the place of an older one of the same peer.",
+            ),
+            takeovers: counter(
+                names::TAKEOVERS,
+                "Connections ended because the same peer connected again.",
+            ),
+            authentication_failures: counter(
+                names::AUTHENTICATION_FAILURES,
+                "Refused tokens by reason.",
+            ),
+            handshake_timeouts: counter(
+                names::HANDSHAKE_TIMEOUTS,
+                "Connections that took too long to become peers, by stage.",
+            ),
+            handshake_refusals: counter(
+                names::HANDSHAKE_REFUSALS,
+                "Connections refused before or without authentication, by reason.",
+            ),
+        };
+        instruments.observe_peers(meter);
+        observe_counters(meter, counters);
+        instruments
+    }
+
+    /// A peer connected; it counts until the guard is dropped.
+    #[must_use]
+    pub fn connected(&self, kind: TransportKind) -> ConnectedGuard {
+        self.peers[kind as usize].fetch_add(1, Ordering::Relaxed);
+        ConnectedGuard {
+            peers: Arc::clone(&self.peers),
+            kind,
+        }
+    }
+
+    /// How many peers are connected over `kind`.
+    #[must_use]
+    pub fn peers(&self, kind: TransportKind) -> u64 {
+        self.peers[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// A handshake succeeded after this time.
+    pub fn authenticated(&self, after: Duration) {
+        self.authentication_time.record(milliseconds(after), &[]);
+    }
+
+    /// A peer was registered within this time.
+    pub fn stored(&self, within: Duration) {
+        self.store_time.record(milliseconds(within), &[]);
+    }
+
+    /// A peer took the place of its older connection on this pod.
+    pub fn taken_over(&self) {
+        self.reconnections.add(1, &[]);
+        self.takeovers
+            .add(1, &[KeyValue::new(names::SCOPE, "local")]);
+    }
+
+    /// A token was refused.
+    pub fn authentication_failed(&self, reason: &'static str) {
+        self.authentication_failures
+            .add(1, &[KeyValue::new(names::REASON, reason)]);
+    }
+
+    /// A connection took too long: in the `upgrade` or in `auth`.
+    pub fn handshake_timed_out(&self, stage: &'static str) {
+        self.handshake_timeouts
+            .add(1, &[KeyValue::new(names::STAGE, stage)]);
+    }
+
+    /// A connection was refused for another reason than its token.
+    pub fn handshake_refused(&self, reason: &'static str) {
+        self.handshake_refusals
+            .add(1, &[KeyValue::new(names::REASON, reason)]);
+    }
+
+    fn observe_peers(&self, meter: &Meter) {
+        let peers = Arc::clone(&self.peers);
+        meter
+            .u64_observable_gauge(names::PEERS)
+            .with_description("Connected peers by transport.")
+            .with_callback(move |observer| {
+                for kind in TransportKind::ALL {
+                    let count = peers[kind as usize].load(Ordering::Relaxed);
+                    // The in-memory transport shows only where it is used.
+                    if count > 0 || kind == TransportKind::WebSocket {
+                        observer.observe(count, &[KeyValue::new(names::TRANSPORT, kind.name())]);
+                    }
+                }
+            })
+            .build();
+        meter
+            .u64_observable_gauge(names::BUILD_INFO)
+            .with_description("Always 1; the version is the label.")
+            .with_callback(|observer| {
+                observer.observe(
+                    1,
+                    &[KeyValue::new(names::VERSION, env!("CARGO_PKG_VERSION"))],
+                );
+            })
+            .build();
+    }
+}
+
+/// Registers the gauges. A callback that finds its relay gone observes nothing.
+pub fn observe_gauges(meter: &Meter, gauges: &Arc<impl Gauges>) {
+    type Read<G> = fn(&G) -> u64;
+    fn gauge<G: Gauges>(
+        meter: &Meter,
+        name: &'static str,
+        what: &'static str,
+        of: &Arc<G>,
+        read: Read<G>,
+    ) {
+        let gauges = Arc::downgrade(of);
+        meter
+            .u64_observable_gauge(name)
+            .with_description(what)
+            .with_callback(move |observer| {
+                if let Some(gauges) = gauges.upgrade() {
+                    observer.observe(read(&gauges), &[]);
+                }
+            })
+            .build();
+    }
+    gauge(
+        meter,
+        names::PEERS_ACTIVE,
+        "Peers that sent something in the last 30 s.",
+        gauges,
+        |gauges| gauges.active_and_idle().0,
+    );
+    gauge(
+        meter,
+        names::PEERS_IDLE,
+        "Peers that sent nothing in the last 30 s.",
+        gauges,
+        |gauges| gauges.active_and_idle().1,
+    );
+    gauge(
+        meter,
+        names::QUEUE_BYTES,
+        "Bytes of memory that all queues hold.",
+        gauges,
+        |gauges| gauges.queue_bytes_and_budget().0,
+    );
+    gauge(
+        meter,
+        names::QUEUE_BUDGET_BYTES,
+        "Bytes of memory that all queues may hold.",
+        gauges,
+        |gauges| gauges.queue_bytes_and_budget().1,
+    );
+}
+
+fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
+    let of = Arc::clone(counters);
+    meter
+        .u64_observable_counter(names::TRANSFER_RECEIVED_BYTES)
+        .with_description("Bytes of transport messages received.")
+        .with_callback(move |observer| observer.observe(of.transfer_bytes().0, &[]))
+        .build();
+    let of = Arc::clone(counters);
+    meter
+        .u64_observable_counter(names::TRANSFER_SENT_BYTES)
+        .with_description("Bytes of transport messages delivered.")
+        .with_callback(move |observer| observer.observe(of.transfer_bytes().1, &[]))
+        .build();
+    let of = Arc::clone(counters);
+    meter
+        .u64_observable_counter(names::MESSAGES)
+        .with_description("Messages by type and direction.")
+        .with_callback(move |observer| {
+            for kind in MessageType::ALL {
+                for (direction, count) in [
+                    ("received", of.received_count(kind)),
+                    ("sent", of.sent_count(kind)),
+                ] {
+                    if count > 0 || kind == MessageType::Transport {
+                        let labels = [
+                            KeyValue::new(names::TYPE, kind.name()),
+                            KeyValue::new(names::DIRECTION, direction),
+                        ];
+                        observer.observe(count, &labels);
+                    }
+                }
+            }
+        })
+        .build();
+    for (name, what, queue) in [
+        (
+            names::QUEUE_DROPS,
+            "Transport messages that a queue dropped, by reason.",
+            true,
+        ),
+        (
+            names::MESSAGES_DROPPED,
+            "Messages dropped for other reasons than a queue, by reason.",
+            false,
+        ),
+    ] {
+        let of = Arc::clone(counters);
+        meter
+            .u64_observable_counter(name)
+            .with_description(what)
+            .with_callback(move |observer| {
+                for reason in DropReason::ALL {
+                    if reason.is_queue() == queue {
+                        let label = KeyValue::new(names::REASON, reason.reason());
+                        observer.observe(of.dropped_count(reason), &[label]);
+                    }
+                }
+            })
+            .build();
+    }
+}

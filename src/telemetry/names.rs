@@ -1,0 +1,60 @@
+//! Metric names and labels, as operations.md lists them. They are used nowhere as literals.
+//!
+//! Counters stand without the `_total` that the Prometheus exposition adds.
+
+/// Connected peers, by `transport`.
+pub const PEERS: &str = "relay_peers";
+/// Peers that sent something in the last 30 s.
+pub const PEERS_ACTIVE: &str = "relay_peers_active";
+/// Peers that did not.
+pub const PEERS_IDLE: &str = "relay_peers_idle";
+/// Bytes of transport messages delivered.
+pub const TRANSFER_SENT_BYTES: &str = "relay_transfer_sent_bytes";
+/// Bytes of transport messages received.
+pub const TRANSFER_RECEIVED_BYTES: &str = "relay_transfer_received_bytes";
+/// Connections that took the place of an older one of the same peer.
+pub const RECONNECTIONS: &str = "relay_peer_reconnections";
+/// From the first byte to the end of authentication.
+pub const AUTHENTICATION_TIME: &str = "relay_peer_authentication_time_milliseconds";
+/// What it takes to register a peer.
+pub const STORE_TIME: &str = "relay_peer_store_time_milliseconds";
+/// Transport messages that a queue dropped, by `reason`.
+pub const QUEUE_DROPS: &str = "relay_transport_queue_drops";
+/// All other dropped messages, by `reason`.
+pub const MESSAGES_DROPPED: &str = "relay_messages_dropped";
+/// Messages, by `type` and `direction`.
+pub const MESSAGES: &str = "relay_messages";
+/// Refused tokens, by `reason`.
+pub const AUTHENTICATION_FAILURES: &str = "relay_authentication_failures";
+/// Connections that took too long to become peers, by `stage`.
+pub const HANDSHAKE_TIMEOUTS: &str = "relay_handshake_timeouts";
+/// Connections that were refused before or without authentication, by `reason`.
+pub const HANDSHAKE_REFUSALS: &str = "relay_handshake_refusals";
+/// Takeovers, by `scope`.
+pub const TAKEOVERS: &str = "relay_takeovers";
+/// Bytes of memory that all queues hold.
+pub const QUEUE_BYTES: &str = "relay_queue_bytes";
+/// Bytes of memory that all queues may hold.
+pub const QUEUE_BUDGET_BYTES: &str = "relay_queue_budget_bytes";
+/// Always 1; the `version` is the label.
+pub const BUILD_INFO: &str = "relay_build_info";
+
+/// Label: what carries a connection.
+pub const TRANSPORT: &str = "transport";
+/// Label: why.
+pub const REASON: &str = "reason";
+/// Label: the type of a message.
+pub const TYPE: &str = "type";
+/// Label: `received` or `sent`.
+pub const DIRECTION: &str = "direction";
+/// Label: `upgrade` or `auth`.
+pub const STAGE: &str = "stage";
+/// Label: `local` or `cluster`.
+pub const SCOPE: &str = "scope";
+/// Label: the version of the program.
+pub const VERSION: &str = "version";
+
+/// Bounds of the histograms in milliseconds.
+pub const MILLISECOND_BOUNDS: [f64; 11] = [
+    0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10000.0,
+];

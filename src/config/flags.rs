@@ -1,7 +1,7 @@
 //! The table of settings: the one place that knows their names, defaults and words.
 //!
 //! The clap command, the help text and the names looked up in the environment are all derived from it. It
-//! never reads a value: `env` finds values, `settings` checks them.
+//! never reads a value: `env` finds values, `reader` checks them.
 
 use std::ffi::OsString;
 
@@ -203,7 +203,6 @@ pub(super) fn command(load: Command) -> Command {
         .after_help(format!("{AFTER_HELP}\n\n{}", absent::help()))
         .max_term_width(100)
         .args_override_self(true)
-        .args_conflicts_with_subcommands(true)
         .args(ALL.iter().map(|setting| arg(setting)))
         .args(absent::ALL.iter().map(absent::Absent::arg))
         .subcommand(

@@ -1,21 +1,24 @@
 //! What the operator asked for: flags, environment and secret files become one checked [`Settings`].
 //!
 //! This room owns the table of settings (`flags`), the order in which a value is looked for (`env`), the
-//! checks (`values`, `settings`) and the secret files (`secrets`). It implements operations.md, *Flags*. It never
+//! checks (`values`, `reader`) and the secret files (`secrets`). It implements operations.md, *Flags*. It never
 //! binds a socket, never starts a log, and never ends the process: `main` does what [`ConfigError::exit_code`]
 //! says. Only `main` imports it; every other room is handed plain values.
 
 mod absent;
+mod command_line;
 mod env;
 mod flags;
 mod mistakes;
+mod reader;
 mod secrets;
 mod settings;
 mod values;
 
+pub use command_line::{Command, parse};
 pub use mistakes::{ConfigError, Mistake};
 pub use secrets::{SECRET_POLL_INTERVAL, SecretError, SecretText, read_secrets, watch_secrets};
-pub use settings::{Command, SecretSource, Settings, parse};
+pub use settings::{SecretSource, Settings};
 pub use values::ListenAddress;
 
 pub use crate::telemetry::logging::{LogDestination, LogFormat, LogLevel, LogSettings};

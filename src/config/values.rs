@@ -4,7 +4,9 @@
 //! setting a value belongs to, nor where it came from.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::OpenOptions,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -13,7 +15,10 @@ use std::{
 };
 
 use super::mistakes::{Wrong, quoted};
-use crate::telemetry::logging::{LogDestination, LogFormat, LogLevel};
+use crate::{
+    proto::InstanceUrl,
+    telemetry::logging::{LogDestination, LogFormat, LogLevel},
+};
 
 /// Where to listen, as written by the operator: `:443`, `127.0.0.1:443`, `[::1]:443` or `localhost:443`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -134,26 +139,16 @@ pub(super) fn port(text: &str) -> Result<u16, Wrong> {
     })
 }
 
-/// The public address: what the instance URL is made from (peer-protocol.md, *Instance URL*).
+/// The public address, judged by what makes the instance URL from it (peer-protocol.md, *Instance URL*).
 pub(super) fn exposed_address(text: &str) -> Result<String, Wrong> {
-    let (scheme, rest) = text.split_once("://").unwrap_or(("rel", text));
-    let known = ["rel", "rels"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known));
-    let bad = |c: char| c.is_whitespace() || c.is_control();
-    let host = rest.split('/').next().unwrap_or_default();
-    if !known
-        || host.is_empty()
-        || host.starts_with(':')
-        || rest.contains("://")
-        || text.contains(bad)
-    {
-        return Err(Wrong::new(
-            format!("{} is not an address peers can be given", quoted(text)),
+    // Without TLS of its own, which this version has not.
+    match InstanceUrl::from_exposed_address(text, false) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Wrong::new(
+            format!("{} does not do ({error})", quoted(text)),
             "give rels://host:port, rel://host:port or host:port",
-        ));
+        )),
     }
-    Ok(text.to_owned())
 }
 
 /// The path of the relay's route. No pattern characters of the router, and nothing a request path cannot hold.
@@ -293,7 +288,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Wrong> {
     }
 }
 
-/// Where the log goes. Opening the file is left to the log; what can be seen without touching anything is
+/// Where the log goes. Making a file is left to the log; what can be seen without changing anything is
 /// checked here, so that it is reported with all other mistakes.
 pub(super) fn log_destination(text: &str) -> Result<LogDestination, Wrong> {
     match text {
@@ -308,10 +303,15 @@ pub(super) fn log_destination(text: &str) -> Result<LogDestination, Wrong> {
     };
     let problem = if path.is_dir() {
         Some(format!("{} is a directory", quoted(text)))
-    } else if parent.is_dir() {
-        None
-    } else {
+    } else if !parent.is_dir() {
         Some(format!("the directory of {} does not exist", quoted(text)))
+    } else if path.is_file() {
+        let opened = OpenOptions::new().append(true).open(&path);
+        opened
+            .err()
+            .map(|error| format!("{} cannot be written ({error})", quoted(text)))
+    } else {
+        None
     };
     match problem {
         Some(problem) => Err(Wrong::new(

@@ -12,3 +12,6 @@ pub use memo::RouteMemo;
 pub use presence::{Presence, Subscriptions};
 pub use registration::{EndReason, Registration};
 pub use registry::Registry;
+
+#[cfg(test)]
+mod tests;

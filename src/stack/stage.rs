@@ -70,32 +70,48 @@ where
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use tower::service_fn;
 
     use super::*;
 
+    /// Answers at once, and says when it is freed.
+    struct First(Arc<AtomicBool>);
+
+    impl Future for First {
+        type Output = Result<u32, &'static str>;
+        fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(1))
+        }
+    }
+
+    impl Drop for First {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
     #[tokio::test]
     async fn the_first_stage_is_gone_when_the_second_runs() {
-        let token = Arc::new(());
-        let held = Arc::clone(&token);
-        let first = service_fn(move |n: u32| {
-            let held = Arc::clone(&held);
-            async move {
-                tokio::task::yield_now().await;
-                drop(held);
-                if n == 0 { Err("zero") } else { Ok(n + 1) }
-            }
-        });
-        let before = Arc::strong_count(&token);
-        let seen = Arc::clone(&token);
+        let freed = Arc::<AtomicBool>::default();
+        let first = {
+            let freed = Arc::clone(&freed);
+            service_fn(move |()| First(Arc::clone(&freed)))
+        };
         let then = service_fn(move |n: u32| {
-            // One more than at the start: this closure's own.
-            assert_eq!(Arc::strong_count(&seen), before + 1);
-            async move { Ok::<_, &str>(n * 10) }
+            let freed = freed.load(Ordering::SeqCst);
+            async move { Ok::<_, &str>((n + 1, freed)) }
         });
         let stage = StageLayer::new(first).layer(then);
-        assert_eq!(stage.clone().oneshot(1).await, Ok(20));
-        assert_eq!(stage.oneshot(0).await, Err("zero"));
+        assert_eq!(stage.oneshot(()).await, Ok((2, true)));
+    }
+
+    #[tokio::test]
+    async fn a_failed_first_stage_is_the_end() {
+        let first = service_fn(|()| async { Err::<(), _>("refused") });
+        let then = service_fn(|()| async { panic!("not to be called") as Result<(), &str> });
+        let stage = StageLayer::new(first).layer(then);
+        assert_eq!(stage.oneshot(()).await, Err("refused"));
     }
 }

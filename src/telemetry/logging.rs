@@ -115,10 +115,18 @@ pub enum LoggingError {
 /// # Errors
 /// See [`LoggingError`].
 pub fn init(log: &LogSettings) -> Result<LogGuard, LoggingError> {
-    let (lines, guard) = LineQueue::start(open(log)?).map_err(LoggingError::Thread)?;
+    let (lines, guard) = LineQueue::start(open(log)?, tell_lost).map_err(LoggingError::Thread)?;
     tracing::subscriber::set_global_default(subscriber(log, lines))
         .map_err(|_| LoggingError::AlreadyStarted)?;
     Ok(guard)
+}
+
+/// Runs on the writer thread, through the subscriber like any other event.
+fn tell_lost(lines: u64) {
+    tracing::warn!(
+        lines,
+        "log lines were lost: where they go was too slow or failed"
+    );
 }
 
 fn open(log: &LogSettings) -> Result<Box<dyn Sink>, LoggingError> {

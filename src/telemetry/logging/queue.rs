@@ -66,8 +66,12 @@ impl Drop for LogGuard {
 }
 
 impl LineQueue {
-    /// Starts the writer thread on `sink`.
-    pub(super) fn start(sink: Box<dyn Sink>) -> io::Result<(Self, LogGuard)> {
+    /// Starts the writer thread on `sink`. It calls `tell_lost` with the number of lines that were dropped, once
+    /// lines can be written again.
+    pub(super) fn start(
+        sink: Box<dyn Sink>,
+        tell_lost: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<(Self, LogGuard)> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -76,7 +80,7 @@ impl LineQueue {
         let own = Arc::clone(&shared);
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || own.write_to(sink))?;
+            .spawn(move || own.write_to(sink, tell_lost))?;
         let queue = Self {
             shared: Arc::clone(&shared),
             priorities: false,
@@ -95,7 +99,8 @@ impl LineQueue {
 
 impl Shared {
     fn push(&self, header: &[u8], line: &[u8]) {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        // Levels are padded on the left, which is of no use where no time stands before them.
+        let line = line.trim_ascii();
         let mut state = self.state.lock();
         if state.closing || state.lines.len() + header.len() + line.len() >= QUEUE_MAX {
             state.dropped += 1;
@@ -119,7 +124,7 @@ impl Shared {
     }
 
     /// The writer thread: takes all that is queued, writes it, and tells what was lost.
-    fn write_to(&self, mut sink: Box<dyn Sink>) {
+    fn write_to(&self, mut sink: Box<dyn Sink>, tell_lost: impl Fn(u64)) {
         let mut batch = Vec::new();
         loop {
             let mut state = self.state.lock();
@@ -145,10 +150,7 @@ impl Shared {
             };
             batch.clear();
             if lost > 0 {
-                tracing::warn!(
-                    lines = lost,
-                    "log lines were lost: the log's destination took too long or failed"
-                );
+                tell_lost(lost);
             }
         }
     }

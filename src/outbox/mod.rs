@@ -444,3 +444,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

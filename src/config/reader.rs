@@ -1,0 +1,270 @@
+//! Reads the value of every setting, checks it, and collects what is wrong.
+//!
+//! Owns the bounds of values and the checks that span two settings. Never stops at the first mistake.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    absent,
+    env::{Given, Lookup, Origin, variables},
+    flags::{self, Setting},
+    mistakes::{ConfigError, Mistake, Wrong},
+    secrets::{SecretText, read_secrets},
+    settings::{SecretSource, Settings},
+    values::{self, ListenAddress},
+};
+use crate::telemetry::logging::LogSettings;
+
+/// The least a peer's queue may hold, in bytes: seven messages of the largest size.
+const PEER_QUEUE_MIN: usize = 64 * 1024;
+/// The most a peer's queue may hold, in bytes: beyond it, a number is a slip of the keyboard.
+const PEER_QUEUE_MAX: usize = 1 << 30;
+/// The least all queues together may hold, in bytes: less than this is a forgotten unit.
+const MEMORY_MIN: usize = 16 << 20;
+/// The most all queues together may hold, in bytes (1 TiB).
+const MEMORY_MAX: usize = 1 << 40;
+/// The largest count of handshakes or subscriptions; both are kept in structures that this cannot overflow.
+const COUNT_MAX: usize = 1 << 24;
+
+/// Reads values and collects what is wrong with them.
+struct Reader<'a> {
+    lookup: &'a Lookup<'a>,
+    mistakes: Vec<Mistake>,
+}
+
+/// Reads every setting. `mistakes` are those already found; they stay first.
+pub(super) fn settings(
+    lookup: &Lookup<'_>,
+    mistakes: Vec<Mistake>,
+) -> Result<Settings, ConfigError> {
+    Reader { lookup, mistakes }.settings()
+}
+
+impl Reader<'_> {
+    fn settings(mut self) -> Result<Settings, ConfigError> {
+        let listen_address = self.read(&flags::LISTEN_ADDRESS, values::listen_address);
+        let relay_path = self.read(&flags::RELAY_PATH, values::relay_path);
+        let health_listen_address =
+            self.read(&flags::HEALTH_LISTEN_ADDRESS, values::listen_address);
+        let metrics_port = self.read(&flags::METRICS_PORT, values::port);
+        let exposed_address = self.read(&flags::EXPOSED_ADDRESS, values::exposed_address);
+        let auth_secret = self.secret();
+        let peer_queue_bytes = self.read(&flags::PEER_QUEUE_BYTES, |text| {
+            values::bytes(text, PEER_QUEUE_MIN..=PEER_QUEUE_MAX)
+        });
+        let memory_limit = self.read_optional(&flags::MEMORY_LIMIT, |text| {
+            values::bytes(text, MEMORY_MIN..=MEMORY_MAX)
+        });
+        let queue_max_age = self.read(&flags::QUEUE_MAX_AGE, |text| {
+            values::duration(text, Duration::from_millis(1)..=Duration::from_secs(60))
+        });
+        let max_handshakes = self.read(&flags::MAX_HANDSHAKES, |text| {
+            values::count(text, 1..=COUNT_MAX)
+        });
+        let max_subscriptions = self.read(&flags::MAX_SUBSCRIPTIONS, |text| {
+            values::count(text, 1..=COUNT_MAX)
+        });
+        let health_check_threshold = self.read(&flags::HEALTH_CHECK_ATTEMPT_THRESHOLD, |text| {
+            values::count(text, 1..=1000)
+        });
+        let log = self.log();
+        self.check_ports(
+            listen_address.as_ref(),
+            health_listen_address.as_ref(),
+            metrics_port,
+        );
+        for absent in absent::ALL {
+            self.mistakes.extend(absent.mistake(self.lookup));
+        }
+        if !self.mistakes.is_empty() {
+            return Err(ConfigError::Mistakes(self.mistakes));
+        }
+        let complete = || {
+            Some(Settings {
+                listen_address: listen_address?,
+                relay_path: relay_path?,
+                health_listen_address: health_listen_address?,
+                metrics_port: metrics_port?,
+                exposed_address: exposed_address?,
+                auth_secret: auth_secret?,
+                peer_queue_bytes: peer_queue_bytes?,
+                memory_limit,
+                queue_max_age: queue_max_age?,
+                max_handshakes: max_handshakes?,
+                max_subscriptions: max_subscriptions?,
+                health_check_threshold: health_check_threshold?,
+                log: log?,
+            })
+        };
+        Ok(complete().expect("each value that is missing has left a mistake"))
+    }
+
+    fn log(&mut self) -> Option<LogSettings> {
+        let level = self.read(&flags::LOG_LEVEL, values::log_level);
+        let file = self.read(&flags::LOG_FILE, values::log_destination);
+        let format = self.read(&flags::LOG_FORMAT, values::log_format);
+        let max_size_mb = self.read(&flags::LOG_MAX_SIZE_MB, |text| {
+            values::count(text, 1..=1_000_000)
+        });
+        let frozen = self.read(&flags::LOG_DISABLE_ROTATION, values::switch);
+        Some(LogSettings {
+            level: level?,
+            file: file?,
+            format: format?,
+            max_size_mb: max_size_mb?,
+            rotate: !frozen?,
+        })
+    }
+
+    fn secret(&mut self) -> Option<SecretSource> {
+        let direct = self.given(&flags::AUTH_SECRET);
+        let file = self.given(&flags::AUTH_SECRET_FILE);
+        match (direct, file) {
+            (Some(direct), Some(file)) => {
+                self.mistakes.push(Mistake::new(
+                    format!("{} and {}", direct.origin, file.origin),
+                    "both give the secret",
+                    "keep one of them",
+                ));
+                None
+            }
+            (Some(direct), None) => {
+                let text = self.text(&direct)?;
+                if text.is_empty() {
+                    self.wrong(
+                        &direct.origin,
+                        Wrong::new("the secret is empty", "give the management server's secret"),
+                    );
+                    return None;
+                }
+                Some(SecretSource::Values(vec![SecretText::new(text)]))
+            }
+            (None, Some(file)) => {
+                let path = self.text(&file)?;
+                match read_secrets(Path::new(&path)) {
+                    Ok(_) => Some(SecretSource::File(PathBuf::from(path))),
+                    Err(error) => {
+                        let remedy = "give a readable file with one secret a line";
+                        self.wrong(&file.origin, Wrong::new(error.to_string(), remedy));
+                        None
+                    }
+                }
+            }
+            (None, None) => {
+                self.missing(
+                    &flags::AUTH_SECRET,
+                    &format!("or a file with {}", flags::AUTH_SECRET_FILE.flag()),
+                );
+                None
+            }
+        }
+    }
+
+    /// Two listeners on one port would fail only when the second is bound, with fewer words.
+    fn check_ports(
+        &mut self,
+        peers: Option<&ListenAddress>,
+        health: Option<&ListenAddress>,
+        metrics: Option<u16>,
+    ) {
+        let metrics = metrics.map(ListenAddress::all);
+        let listeners = [
+            (&flags::LISTEN_ADDRESS, peers),
+            (&flags::HEALTH_LISTEN_ADDRESS, health),
+            (&flags::METRICS_PORT, metrics.as_ref()),
+        ];
+        for (index, (first, one)) in listeners.iter().enumerate() {
+            for (second, other) in &listeners[index + 1..] {
+                let (Some(one), Some(other)) = (one, other) else {
+                    continue;
+                };
+                if one.collides_with(other) {
+                    self.mistakes.push(Mistake::new(
+                        format!("{} and {}", self.named(first), self.named(second)),
+                        format!("both want port {}", one.port()),
+                        "give one of them another port",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Where the setting's value came from, or its flag when that is the default.
+    fn named(&self, setting: &Setting) -> Origin {
+        self.given(setting)
+            .map_or(Origin::Flag(setting.name), |given| given.origin)
+    }
+
+    fn given(&self, setting: &Setting) -> Option<Given> {
+        self.lookup.find(setting.name, setting.also_env)
+    }
+
+    /// The checked value, or the checked default; a mistake when there is neither.
+    fn read<T>(
+        &mut self,
+        setting: &'static Setting,
+        check: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        if self.given(setting).is_none() && setting.default.is_none() {
+            self.missing(setting, "");
+            return None;
+        }
+        self.read_optional(setting, check)
+    }
+
+    /// As `read`, but without a value and a default there is nothing to report.
+    fn read_optional<T>(
+        &mut self,
+        setting: &'static Setting,
+        check: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        let (origin, text) = match self.given(setting) {
+            Some(given) => (given.origin.clone(), self.text(&given)?),
+            None => (Origin::Flag(setting.name), setting.default?.to_owned()),
+        };
+        match check(text.trim()) {
+            Ok(value) => Some(value),
+            Err(wrong) => {
+                self.wrong(&origin, wrong);
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, given: &Given) -> Option<String> {
+        let text = given.value.to_str().map(str::to_owned);
+        if text.is_none() {
+            self.wrong(
+                &given.origin,
+                Wrong::new("the value is not UTF-8 text", "give it in UTF-8"),
+            );
+        }
+        text
+    }
+
+    fn wrong(&mut self, origin: &impl fmt::Display, wrong: Wrong) {
+        self.mistakes
+            .push(Mistake::new(origin, wrong.problem, wrong.remedy));
+    }
+
+    fn missing(&mut self, setting: &Setting, or: &str) {
+        // A flag without its value has been reported once already.
+        let flag = setting.flag();
+        if self.mistakes.iter().any(|mistake| mistake.source() == flag) {
+            return;
+        }
+        let names = variables(setting.name).join(", ");
+        let remedy = format!("give it, or set one of {names}");
+        let remedy = if or.is_empty() {
+            remedy
+        } else {
+            format!("{remedy}, {or}")
+        };
+        self.mistakes
+            .push(Mistake::new(flag, "is required", remedy));
+    }
+}

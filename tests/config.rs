@@ -1,0 +1,172 @@
+//! Black box: the real binary with wrong and right configurations. What is printed where, and the exit code.
+//!
+//! What each wrong value is told is tested beside the code; here it is that the process does what the texts say.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+/// The binary with an empty environment, so that nobody's variables get in.
+fn trunkline(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.env_clear().args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = trunkline(args);
+    command.envs(env.iter().copied());
+    command.output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("the binary prints UTF-8")
+}
+
+/// A directory of the test's own below cargo's.
+fn fresh_dir(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _absent = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).expect("cargo's directory can be written");
+    dir
+}
+
+/// A relay that is killed when the test ends, however it ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn all_mistakes_are_on_stderr_and_the_exit_code_is_2() {
+    let output = run(
+        &[
+            "--listen-address",
+            "nonsense",
+            "--bogus",
+            "--exposed-address=relay.example.com",
+        ],
+        &[
+            ("OZ_METRICS_PORT", "http"),
+            ("NB_ENABLE_STUN", "true"),
+            ("OZ_LOG_LEVEL", ""),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stdout), "");
+    assert_eq!(
+        text(&output.stderr),
+        "--bogus: there is no such flag; see --help for what there is\n\
+         --listen-address: \"nonsense\" is not an address to listen on; give :port for all addresses, or host:port, \
+         ip:port, [ipv6]:port\n\
+         OZ_METRICS_PORT: \"http\" is not a port; give a number from 0 to 65535 (0: any free port)\n\
+         --auth-secret: is required; give it, or set one of TRUNKLINE_AUTH_SECRET, OZ_AUTH_SECRET, NB_AUTH_SECRET, \
+         or a file with --auth-secret-file\n\
+         NB_ENABLE_STUN: this version has no STUN server; leave it out and run a STUN server beside it\n"
+    );
+}
+
+#[test]
+fn help_and_version_are_on_stdout_and_the_exit_code_is_0() {
+    for (args, first) in [
+        (
+            ["--version"],
+            format!("trunkline {}\n", env!("CARGO_PKG_VERSION")),
+        ),
+        (["-V"], format!("trunkline {}\n", env!("CARGO_PKG_VERSION"))),
+        (["--help"], "A relay for WireGuard mesh peers".to_owned()),
+        (["-h"], "A relay for WireGuard mesh peers".to_owned()),
+    ] {
+        let output = run(&args, &[("OZ_METRICS_PORT", "http")]);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(text(&output.stdout).starts_with(&first), "{args:?}");
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_a_mistake() {
+    let dir = fresh_dir("config-unwritable");
+    // A link that leads nowhere: seen only when the file is opened, and refused to root as well.
+    let link = dir.join("relay.log");
+    std::os::unix::fs::symlink(dir.join("missing/target"), &link).expect("a link can be made");
+    let file = link.to_str().expect("cargo's directory is UTF-8");
+    let output = run(
+        &[
+            "-e=relay.example.com",
+            "-s=secret",
+            "-l=127.0.0.1:0",
+            "-H=127.0.0.1:0",
+            "--metrics-port=0",
+            "--log-file",
+            file,
+        ],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    let expected = format!(
+        "--log-file: {file} cannot be opened for writing: No such file or directory (os error 2)\n"
+    );
+    let stderr = text(&output.stderr);
+    assert!(stderr.ends_with(&expected), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn a_secret_is_never_printed() {
+    let output = run(
+        &["-s=hunter2", "--log-level=loud"],
+        &[("OZ_CLUSTER_HEADLESS", "relay")],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!text(&output.stderr).contains("hunter2"));
+}
+
+#[test]
+fn a_log_file_holds_one_json_object_a_line() {
+    let dir = fresh_dir("config-json-log");
+    let secrets = dir.join("secrets");
+    fs::write(&secrets, "hunter2\nhunter1\n").expect("cargo's directory can be written");
+    let log = dir.join("relay.log");
+    // Everything from the environment, as a Helm release gives it.
+    let child = trunkline(&[])
+        .env("OZ_EXPOSED_ADDRESS", "rels://relay.example.com:443")
+        .env("OZ_AUTH_SECRET_FILE", &secrets)
+        .env("OZ_LISTEN_ADDRESS", "127.0.0.1:0")
+        .env("OZ_HEALTH_LISTEN_ADDRESS", "127.0.0.1:0")
+        .env("OZ_METRICS_PORT", "0")
+        .env("OZ_ENABLE_STUN", "false")
+        .env("OZ_LOG_FORMAT", "json")
+        .env("OZ_LOG_FILE", &log)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let _running = Running(child);
+    // Another process writes it: there is nothing to wait on but the file.
+    let lines = (0..200).find_map(|_| {
+        thread::sleep(Duration::from_millis(50));
+        fs::read_to_string(&log)
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    });
+    let lines = lines.expect("a line within ten seconds");
+    assert!(!lines.contains("hunter"));
+    for line in lines.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
+        for member in ["timestamp", "level", "target", "message"] {
+            assert!(object[member].is_string(), "{member}: {line}");
+        }
+        let nested = |value: &serde_json::Value| value.is_object() || value.is_array();
+        let members = object.as_object().expect("a line is an object");
+        assert!(!members.values().any(nested), "{line}");
+    }
+}

@@ -233,7 +233,11 @@ impl RelayBuilder {
                 Arc::clone(&counters),
                 ticks.clone(),
             ),
-            instruments: Instruments::new(&meter, &counters),
+            instruments: Instruments::new(
+                &meter,
+                &counters,
+                &TransportKind::ALL.map(TransportKind::name),
+            ),
             counters,
             ticks,
             drain: Drain::default(),

@@ -2,6 +2,8 @@
 //!
 //! Relay and clients share one thread and one allocator that counts; the sockets are real.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use trunkline::auth::AllowAll;
@@ -64,7 +66,10 @@ fn no_allocation_for_each_message() {
             .unwrap();
         let address = server.local_addr().unwrap();
         tokio::spawn(server.run(std::future::pending()));
-        (connect(address, "alice").await, connect(address, "bob").await)
+        (
+            connect(address, "alice").await,
+            connect(address, "bob").await,
+        )
     });
     for batch in [1, 16] {
         let mut message = Vec::new();
@@ -84,7 +89,8 @@ fn no_allocation_for_each_message() {
         let allocated = allocation_counter::measure(|| exchange(500));
         assert!(delivered.ends_with(&[7; PAYLOAD]));
         assert_eq!(
-            allocated.count_total, 0,
+            allocated.count_total,
+            0,
             "{} messages in writes of {batch}",
             500 * batch
         );

@@ -1,6 +1,6 @@
 //! The relay as axum routes: the WebSocket upgrade, and what operators ask for.
 //!
-//! Owns HTTP; of peers it knows no more than [`Relay`](crate::Relay) shows.
+//! Owns HTTP; of peers it knows no more than [`Relay`] shows.
 
 mod admin;
 mod upgrade;

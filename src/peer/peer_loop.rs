@@ -130,7 +130,7 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         outbox,
         shared.ticks.now(),
     );
-    let _connected = shared.instruments.connected(kind);
+    let _connected = shared.instruments.connected(kind as usize);
     let watch = shared.drain.watch();
     let old = shared.presence.register(&registration);
     shared.instruments.stored(began.elapsed());

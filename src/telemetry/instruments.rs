@@ -13,7 +13,6 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 use super::counters::{Counters, DropReason};
 use super::names;
 use crate::proto::peer::MessageType;
-use crate::transport::TransportKind;
 
 /// What the gauges ask for when somebody reads the metrics.
 pub trait Gauges: Send + Sync + 'static {
@@ -23,7 +22,8 @@ pub trait Gauges: Send + Sync + 'static {
     fn queue_bytes_and_budget(&self) -> (u64, u64);
 }
 
-type PeersByTransport = [AtomicU64; TransportKind::ALL.len()];
+/// Name of a transport, and how many peers it carries.
+type PeersByTransport = Box<[(&'static str, AtomicU64)]>;
 
 /// The instruments; cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,12 +42,12 @@ pub struct Instruments {
 #[derive(Debug)]
 pub struct ConnectedGuard {
     peers: Arc<PeersByTransport>,
-    kind: TransportKind,
+    transport: usize,
 }
 
 impl Drop for ConnectedGuard {
     fn drop(&mut self) {
-        self.peers[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
+        self.peers[self.transport].1.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -56,9 +56,10 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 impl Instruments {
-    /// Builds the instruments; `counters` and `gauges` are read whenever the meter's reader asks.
+    /// Builds the instruments; `counters` are read whenever the meter's reader asks. `transports` are the values of the label
+    /// `transport`; the first is always shown, the others when they have carried a peer.
     #[must_use]
-    pub fn new(meter: &Meter, counters: &Arc<Counters>) -> Self {
+    pub fn new(meter: &Meter, counters: &Arc<Counters>, transports: &[&'static str]) -> Self {
         let histogram = |name: &'static str, what: &'static str| {
             meter
                 .f64_histogram(name)
@@ -70,7 +71,12 @@ impl Instruments {
             meter.u64_counter(name).with_description(what).build()
         };
         let instruments = Self {
-            peers: Arc::default(),
+            peers: Arc::new(
+                transports
+                    .iter()
+                    .map(|&name| (name, AtomicU64::new(0)))
+                    .collect(),
+            ),
             authentication_time: histogram(
                 names::AUTHENTICATION_TIME,
                 "Time from accepting a connection to the end of its authentication.",
@@ -102,20 +108,14 @@ impl Instruments {
         instruments
     }
 
-    /// A peer connected; it counts until the guard is dropped.
+    /// A peer connected over the transport of this number; it counts until the guard is dropped.
     #[must_use]
-    pub fn connected(&self, kind: TransportKind) -> ConnectedGuard {
-        self.peers[kind as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn connected(&self, transport: usize) -> ConnectedGuard {
+        self.peers[transport].1.fetch_add(1, Ordering::Relaxed);
         ConnectedGuard {
             peers: Arc::clone(&self.peers),
-            kind,
+            transport,
         }
-    }
-
-    /// How many peers are connected over `kind`.
-    #[must_use]
-    pub fn peers(&self, kind: TransportKind) -> u64 {
-        self.peers[kind as usize].load(Ordering::Relaxed)
     }
 
     /// A handshake succeeded after this time.
@@ -159,11 +159,10 @@ impl Instruments {
             .u64_observable_gauge(names::PEERS)
             .with_description("Connected peers by transport.")
             .with_callback(move |observer| {
-                for kind in TransportKind::ALL {
-                    let count = peers[kind as usize].load(Ordering::Relaxed);
-                    // The in-memory transport shows only where it is used.
-                    if count > 0 || kind == TransportKind::WebSocket {
-                        observer.observe(count, &[KeyValue::new(names::TRANSPORT, kind.name())]);
+                for (number, (transport, count)) in peers.iter().enumerate() {
+                    let count = count.load(Ordering::Relaxed);
+                    if count > 0 || number == 0 {
+                        observer.observe(count, &[KeyValue::new(names::TRANSPORT, *transport)]);
                     }
                 }
             })

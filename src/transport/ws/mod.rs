@@ -149,3 +149,6 @@ where
         (self.reader, writer)
     }
 }
+
+#[cfg(test)]
+mod tests;

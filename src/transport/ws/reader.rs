@@ -61,6 +61,13 @@ impl<R: AsyncRead + Unpin> WsReader<R> {
         }
     }
 
+    /// Bytes of memory it keeps between batches.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let batch = self.batch.as_ref().map_or(0, |batch| batch.buffer.len());
+        batch + self.carry.capacity() + self.pieces.capacity() + self.early.len()
+    }
+
     /// What can be refused before the payload is there.
     fn check(&self, head: &Head, limit: usize) -> Result<(), ReadError> {
         match (head.opcode, self.in_pieces) {

@@ -11,6 +11,7 @@ mod buffers;
 pub mod config;
 pub mod crosspod;
 pub mod http;
+pub mod load;
 mod memory;
 pub mod outbox;
 pub mod peer;

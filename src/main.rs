@@ -8,6 +8,7 @@ use trunkline::config::{
     self, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText, Settings,
     watch_secrets,
 };
+use trunkline::load;
 use trunkline::server::{Server, shutdown_signal};
 use trunkline::telemetry::logging;
 use trunkline::telemetry::prometheus::PrometheusMetrics;
@@ -21,11 +22,12 @@ fn main() -> ExitCode {
     let command = config::parse(
         std::env::args_os(),
         |name| std::env::var_os(name),
-        clap::Command::new("load"),
+        load::command(),
     );
     let result = match command {
         Ok(Command::Run(settings)) => run(&settings),
-        Ok(Command::Demo { keep: _ } | Command::Load(_)) => Ok(()),
+        Ok(Command::Demo { keep: _ }) => Ok(()),
+        Ok(Command::Load(options)) => return load::run(&options),
         Err(error) => {
             error.print();
             return ExitCode::from(error.exit_code());

@@ -196,21 +196,22 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         | CloseReason::Ended(EndReason::Shutdown | EndReason::Requested) => Some(&[][..]),
         CloseReason::HealthCheck | CloseReason::Ended(_) => None,
     };
+    // Whatever the writer still holds is counted before the peer counts as gone. Its error would be a panic: there is nothing
+    // left to save then.
     match farewell {
         Some(bytes) => {
             registration.outbox().finish(None, bytes);
-            let polite = async {
-                let _ = timeout(FAREWELL_TIMEOUT, &mut writer).await;
+            if timeout(FAREWELL_TIMEOUT, &mut writer).await.is_err() {
                 registration.outbox().abort();
-                let _ = timeout(LINGER, poll_fn(|cx| reader.poll_drain(cx))).await;
-            };
-            polite.await;
+                let _ = writer.await;
+            }
+            let _ = timeout(LINGER, poll_fn(|cx| reader.poll_drain(cx))).await;
         }
-        None => registration.outbox().abort(),
+        None => {
+            registration.outbox().abort();
+            let _ = writer.await;
+        }
     }
-    // An aborted outbox ends its writer at the next poll, and whatever it still held is counted before the peer counts as
-    // gone. An error would be a panic in the writer: there is nothing left to save then.
-    let _ = writer.await;
     drop(watch);
     Closed {
         peer,

@@ -1,0 +1,92 @@
+//! What can go wrong with a load, in words that tell the operator what to do about it.
+
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+/// Why a load could not be run to its end.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// An option that cannot be used as it is; nothing has been sent.
+    #[error("{0}")]
+    Usage(String),
+    /// The system lets this process hold no more sockets.
+    #[error(
+        "too many open files: raise the limit with `ulimit -n` (this load needs about {needed})"
+    )]
+    TooManyFiles {
+        /// How many files the load needs, roughly.
+        needed: u64,
+    },
+    /// No local port is left for a connection to this address.
+    #[error("no local port is left to reach {address}: spread the load with --source-addresses")]
+    NoPortLeft {
+        /// Where the connection was to go.
+        address: SocketAddr,
+    },
+    /// A connection could not be made.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where the connection was to go.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The upgrade request was answered with something other than 101.
+    #[error("the relay refused the WebSocket upgrade: {answer}")]
+    Upgrade {
+        /// The first line of the answer.
+        answer: String,
+    },
+    /// The connection ended in place of the auth response.
+    #[error("the relay closed the connection in place of an auth response: is the secret right?")]
+    Refused,
+    /// The first message was no auth response.
+    #[error("the relay answered the auth message with something else (message type {kind})")]
+    NotAnAnswer {
+        /// The message type that came.
+        kind: u8,
+    },
+    /// A step took longer than a working relay takes.
+    #[error("no answer while {doing} within {seconds} s")]
+    Timeout {
+        /// What was waited for.
+        doing: &'static str,
+        /// How long, in seconds.
+        seconds: u64,
+    },
+    /// Every connection of the load ended before the load did.
+    #[error("all {connections} connections ended during the load")]
+    AllEnded {
+        /// How many there were.
+        connections: u64,
+    },
+    /// The process to be measured cannot be read.
+    #[error("cannot read the account of process {pid}")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else the system refused.
+    #[error("failed while {doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl LoadError {
+    /// Whether the mistake is in the options: such a run ends with exit code 2.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_))
+    }
+}

@@ -481,7 +481,9 @@ fn deliver(
     registration.outbox().push(message).map_err(|reason| {
         counters.dropped(reason, 1);
         DeliverError::Refused(reason)
-    })
+    })?;
+    registration.outbox().flush();
+    Ok(())
 }
 
 impl LocalPeers for Shared {

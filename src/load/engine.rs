@@ -13,11 +13,14 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::frame::{Batch, Sequence};
+use super::frame::Batch;
 use super::path::Ends;
+use super::scan::Sequence;
 
 /// One read takes up to this much: what a fast relay writes at once, and little enough to stay in the cache.
 const READ_BUFFER: usize = 256 * 1024;
+/// Latencies up to an hour are told apart; what is longer counts as that.
+const LONGEST_NS: u64 = 3_600_000_000_000;
 /// Writes between two reads: a sender without a window must not starve its receiver.
 const WRITES_IN_TURN: usize = 32;
 
@@ -72,7 +75,9 @@ impl Shared {
         Rc::new(Self {
             began: Instant::now(),
             buffer: RefCell::new(vec![0; READ_BUFFER]),
-            latency: RefCell::new(Histogram::new(3).expect("three digits are allowed")),
+            latency: RefCell::new(
+                Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order"),
+            ),
             recording: Cell::new(false),
             stopped: Cell::new(false),
         })

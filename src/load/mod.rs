@@ -8,6 +8,7 @@
 //! [`execute`] is the whole of it: settings in, [`Report`] out. The comparison in `benches/compare.rs` calls it too.
 
 mod churn;
+mod command;
 mod engine;
 mod error;
 mod flow;
@@ -20,7 +21,10 @@ mod peer;
 mod process;
 mod progress;
 mod report;
+mod scan;
 mod stall;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -30,8 +34,9 @@ use clap::ArgMatches;
 use tokio::runtime;
 use tokio::task::LocalSet;
 
+pub use command::command;
 pub use error::LoadError;
-pub use options::{Load, Settings, Target, command};
+pub use options::{Load, Settings, Target};
 pub use process::{Account, Process};
 pub use report::{Latency, Report};
 
@@ -43,7 +48,7 @@ const USAGE: u8 = 2;
 /// Runs `trunkline load` as the command line asks, prints its report on stdout, and says what went wrong on stderr. Exit code 2
 /// is a mistake in the options, 1 a load that failed.
 pub fn run(matches: &ArgMatches) -> ExitCode {
-    let outcome = Settings::from_matches(matches).and_then(|settings| execute(&settings));
+    let outcome = command::settings(matches).and_then(|settings| execute(&settings));
     match outcome {
         Ok(report) if matches.get_flag("json") => println!("{}", report.to_json()),
         Ok(report) => print!("{report}"),

@@ -201,10 +201,14 @@ impl Passed {
                 let known = Rc::clone(&known);
                 reading.spawn_local(async move {
                     let mut tag = [0; 8];
-                    let ready = stream.set_nodelay(true).is_ok()
-                        && stream.read_exact(&mut tag).await.is_ok();
+                    // A connection that ends without a tag was nobody's: a proxy's second try for one that has left.
+                    if stream.set_nodelay(true).is_err()
+                        || stream.read_exact(&mut tag).await.is_err()
+                    {
+                        return;
+                    }
                     let waiting = known.borrow_mut().remove(&u64::from_be_bytes(tag));
-                    if let Some(waiting) = waiting.filter(|_| ready) {
+                    if let Some(waiting) = waiting {
                         // Whoever waited may have given up meanwhile.
                         let _ = waiting.send(stream);
                     }

@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::error::LoadError;
-use super::frame::{Scanner, Seen, binary_frame, close_frame, health_answer, pong_frame};
+use super::frame::{binary_frame, close_frame, health_answer, pong_frame};
+use super::scan::{Scanner, Seen};
 use crate::proto::PeerId;
 use crate::proto::limits::{AUTH_RESPONSE_MAX, PROTOCOL_VERSION};
 use crate::proto::peer::{MessageType, encode_auth};

@@ -2,7 +2,8 @@
 //!
 //! Messages are copied once, framed, into slabs of contiguous bytes; the writer takes a whole slab and writes it with one
 //! system call. Nothing is allocated, reference-counted or woken for each message: a slab comes from the buffer pool, and
-//! the writer is woken only when it waits for data. Control messages (health checks, presence, the answer to *auth*)
+//! a producer calls [`Outbox::flush`] once a batch. If the socket takes the slab at once, it is written there and then, and
+//! the writer's task sleeps on; only what the socket does not take is the writer's. Control messages (health checks, presence, the answer to *auth*)
 //! have a queue of their own that goes first; they are never dropped: when even that is full the connection ends.
 //!
 //! The outbox never knows what the bytes mean. Everything accepted is either delivered (the slab was written whole) or
@@ -11,6 +12,8 @@
 //! Source: performance.md, *Rules of the message path*.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -64,6 +67,24 @@ impl Framing {
     }
 }
 
+/// A socket that any thread may write to without waiting.
+pub trait TryWrite: Send + Sync {
+    /// Writes what the socket takes at once.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if that is nothing; anything else means that the connection is lost.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl fmt::Debug for dyn TryWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TryWrite")
+    }
+}
+
+/// Slabs that one flush writes at most before it leaves the rest to the writer: a producer has its own work to do.
+const FLUSH_SLABS: usize = 2;
+
 /// What all outboxes of one relay share: their limits, the budget, the counters and the clock.
 #[derive(Debug)]
 pub struct QueuePolicy {
@@ -116,6 +137,8 @@ impl QueuePolicy {
 pub struct Slab {
     buffer: Buffer,
     len: usize,
+    /// Bytes at the front that the socket has taken already.
+    written: usize,
     messages: u32,
     message_bytes: u32,
     /// When its first message came, in [`Ticks`].
@@ -134,6 +157,7 @@ impl Slab {
         Some(Self {
             buffer: Buffer::take(),
             len: 0,
+            written: 0,
             messages: 0,
             message_bytes: 0,
             opened: policy.ticks.now(),
@@ -152,10 +176,10 @@ impl Slab {
         self.message_bytes += message.len() as u32;
     }
 
-    /// The framed messages.
+    /// The framed messages, or what is left of them to write.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        &self.buffer[self.written..self.len]
     }
 
     /// Counts the messages as delivered: call it when all bytes have been handed to the kernel.
@@ -206,6 +230,8 @@ struct State {
     queued: usize,
     /// How many of them the writer holds.
     with_writer: usize,
+    /// A slab of which the socket took a part, older than all others. Its frames must be finished.
+    begun: Option<Slab>,
     /// Full slabs, oldest first; empty unless the receiver is slow.
     backlog: VecDeque<Slab>,
     /// The slab that is being filled, younger than all of the backlog.
@@ -216,6 +242,11 @@ struct State {
     waker: Option<Waker>,
     /// Whether the writer waits for something to write (and not for its socket).
     idle: bool,
+    /// Whether a producer is writing a slab itself at this moment.
+    flushing: bool,
+    /// The socket, if producers may write to it themselves. Given up at the end: an outbox may live on in somebody's memory of
+    /// routes, and the socket must not.
+    direct: Option<Arc<dyn TryWrite>>,
 }
 
 /// The queue of one receiver; shared between everybody who sends to it and its writer.
@@ -235,19 +266,28 @@ impl Outbox {
                 phase: Phase::Open,
                 queued: 0,
                 with_writer: 0,
+                begun: None,
                 backlog: VecDeque::new(),
                 tail: None,
                 control: Vec::new(),
                 farewell: Vec::new(),
                 waker: None,
                 idle: false,
+                flushing: false,
+                direct: None,
             }),
             framing,
             policy: Arc::clone(policy),
         })
     }
 
-    /// Queues one data message (at most 8820 bytes), or says why it was not queued. Never waits; one copy.
+    /// Lets producers write to the socket themselves while the writer has nothing to do.
+    pub fn set_direct(&self, socket: Arc<dyn TryWrite>) {
+        self.state.lock().direct = Some(socket);
+    }
+
+    /// Queues one data message (at most 8820 bytes), or says why it was not queued. Never waits; one copy. The message goes
+    /// out when somebody calls [`Outbox::flush`].
     ///
     /// # Errors
     /// The reason the message is dropped for; the caller counts it.
@@ -276,12 +316,64 @@ impl Outbox {
         let tail = state.tail.as_mut().expect("a slab was opened above");
         tail.append(&head[..head_len], message);
         state.queued += need;
-        let waker = state.wake_idle();
+        Ok(())
+    }
+
+    /// Sends what has been pushed: writes it if the socket takes it at once, else leaves it to the writer. Never waits.
+    pub fn flush(&self) {
+        let mut state = self.state.lock();
+        for _ in 0..FLUSH_SLABS {
+            // A writer that is not idle finds the data by itself, and so does a producer that is writing.
+            if !state.idle || state.flushing {
+                return;
+            }
+            // The writer may have looked while a slab was in our hands, and waits for our word.
+            if state.phase != Phase::Open {
+                break;
+            }
+            let Some(socket) = state.direct.clone() else {
+                break;
+            };
+            // Control goes first, and that is the writer's.
+            if !state.control.is_empty() || state.begun.is_some() {
+                break;
+            }
+            let Some(mut slab) = state.oldest() else {
+                return;
+            };
+            state.flushing = true;
+            drop(state);
+            let result = socket.try_write(slab.bytes());
+            drop(socket);
+            state = self.state.lock();
+            state.flushing = false;
+            match result {
+                Ok(written) if written == slab.bytes().len() => {
+                    state.queued -= slab.len;
+                    slab.delivered();
+                }
+                // An abort has come in between: the slab counts as dropped when it goes.
+                _ if state.phase == Phase::Aborted => return,
+                Ok(written) => {
+                    slab.written += written;
+                    state.begun = Some(slab);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    state.begun = Some(slab);
+                }
+                Err(_) => {
+                    drop(state);
+                    self.abort();
+                    return;
+                }
+            }
+        }
+        // More than this producer's share, or than the socket takes, or control that came meanwhile.
+        let waker = state.has_work().then(|| state.wake_idle()).flatten();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
     }
 
     /// Queues one control message, ahead of all data. Returns false if the connection is ending, or if its headroom is
@@ -342,11 +434,13 @@ impl Outbox {
         state.phase = Phase::Aborted;
         state.control = Vec::new();
         state.farewell = Vec::new();
-        let tail = state.tail.take();
+        let slabs = (state.begun.take(), state.tail.take());
         let backlog = std::mem::take(&mut state.backlog);
+        let direct = state.direct.take();
         let waker = state.waker.take();
         drop(state);
-        drop((tail, backlog));
+        // Outside the lock: they count their messages, and the last handle to a socket closes it.
+        drop((slabs, backlog, direct));
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -370,7 +464,16 @@ impl Outbox {
         state.queued -= std::mem::take(&mut state.with_writer);
         match state.phase {
             Phase::Aborted => return Poll::Ready(Taken::Aborted),
+            // A producer has a slab in its hands, and wakes us when it is done.
+            Phase::Open | Phase::Finishing if state.flushing => {
+                state.wait(cx, true);
+                return Poll::Pending;
+            }
             Phase::Open | Phase::Finishing => {}
+        }
+        if let Some(slab) = state.begun.take() {
+            state.with_writer = slab.len;
+            return Poll::Ready(Taken::Data(slab));
         }
         if !state.control.is_empty() {
             return Poll::Ready(Taken::Control(std::mem::take(&mut state.control)));
@@ -415,6 +518,15 @@ impl Outbox {
 struct Expired(Vec<Slab>);
 
 impl State {
+    /// Whether the writer would find something to do.
+    fn has_work(&self) -> bool {
+        self.begun.is_some()
+            || self.tail.is_some()
+            || !self.backlog.is_empty()
+            || !self.control.is_empty()
+            || self.phase != Phase::Open
+    }
+
     fn oldest(&mut self) -> Option<Slab> {
         self.backlog.pop_front().or_else(|| self.tail.take())
     }

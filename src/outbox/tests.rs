@@ -163,6 +163,7 @@ fn an_abort_wakes_a_writer_that_waits_for_its_socket() {
     );
     // Data does not wake it: it cannot do anything with that yet.
     bench.outbox.push(b"x").unwrap();
+    bench.outbox.flush();
     assert!(!woken.0.take());
     bench.outbox.abort();
     assert!(woken.0.take());
@@ -176,9 +177,151 @@ fn data_wakes_an_idle_writer_once() {
     let mut cx = Context::from_waker(&woken.1);
     assert!(bench.outbox.poll_take(&mut cx).is_pending());
     bench.outbox.push(b"x").unwrap();
+    assert!(!woken.0.take(), "nobody asked to send it");
+    bench.outbox.flush();
     assert!(woken.0.take());
     bench.outbox.push(b"y").unwrap();
+    bench.outbox.flush();
     assert!(!woken.0.take(), "it is awake already");
+}
+
+/// A socket that takes so many bytes a call, and then none.
+#[derive(Default)]
+struct Socket {
+    takes: Mutex<VecDeque<io::Result<usize>>>,
+    taken: Mutex<Vec<u8>>,
+}
+
+impl TryWrite for Socket {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let next = self.takes.lock().pop_front();
+        let len = next
+            .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?
+            .min(bytes.len());
+        self.taken.lock().extend_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+}
+
+fn direct(bench: &Bench, takes: impl IntoIterator<Item = io::Result<usize>>) -> Arc<Socket> {
+    let socket = Arc::new(Socket {
+        takes: Mutex::new(takes.into_iter().collect()),
+        taken: Mutex::default(),
+    });
+    bench
+        .outbox
+        .set_direct(Arc::clone(&socket) as Arc<dyn TryWrite>);
+    socket
+}
+
+#[test]
+fn a_producer_writes_itself_while_the_writer_is_idle() {
+    let bench = bench(1 << 20, 1 << 20);
+    let socket = direct(&bench, [Ok(usize::MAX), Ok(usize::MAX)]);
+    bench.outbox.push(b"early").unwrap();
+    bench.outbox.flush();
+    assert!(socket.taken.lock().is_empty(), "no writer runs yet");
+    let Some(Taken::Data(early)) = bench.take() else {
+        panic!("data")
+    };
+    early.delivered();
+    let (mut woken, waker) = flagged_waker();
+    let mut cx = Context::from_waker(&waker);
+    assert!(bench.outbox.poll_take(&mut cx).is_pending());
+    bench.outbox.push(b"one").unwrap();
+    bench.outbox.push(b"two").unwrap();
+    bench.outbox.flush();
+    assert_eq!(unframe(&socket.taken.lock()), [b"one", b"two"]);
+    assert!(!woken.take());
+    assert_eq!(bench.delivered(), 3);
+    // Control is the writer's, and data may not overtake it.
+    assert!(bench.outbox.push_control(b"check"));
+    bench.outbox.push(b"three").unwrap();
+    bench.outbox.flush();
+    assert!(woken.take());
+    assert_eq!(unframe(&socket.taken.lock()).len(), 2);
+    assert_eq!(bench.policy.used(), BUFFER_LEN);
+}
+
+#[test]
+fn what_the_socket_does_not_take_is_the_writers_and_finished_before_control() {
+    let bench = bench(1 << 20, 1 << 20);
+    let socket = direct(&bench, [Ok(4)]);
+    let (mut woken, waker) = flagged_waker();
+    assert!(
+        bench
+            .outbox
+            .poll_take(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    bench.outbox.push(b"message").unwrap();
+    bench.outbox.flush();
+    assert!(woken.take());
+    assert!(bench.outbox.push_control(b"check"));
+    let Some(Taken::Data(rest)) = bench.take() else {
+        panic!("the begun slab first")
+    };
+    let mut all = socket.taken.lock().clone();
+    all.extend_from_slice(rest.bytes());
+    assert_eq!(unframe(&all), [b"message"]);
+    rest.delivered();
+    assert!(matches!(bench.take(), Some(Taken::Control(_))));
+    assert_eq!((bench.delivered(), bench.dropped()), (1, 0));
+}
+
+#[test]
+fn an_end_that_comes_while_a_producer_writes_is_not_forgotten() {
+    /// Finishes the outbox from within the write, and lets the writer look.
+    struct Finishing(Mutex<Option<Arc<Outbox>>>, Waker);
+    impl TryWrite for Finishing {
+        fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(outbox) = self.0.lock().take() {
+                outbox.finish(None, b"bye");
+                let mut cx = Context::from_waker(&self.1);
+                assert!(outbox.poll_take(&mut cx).is_pending());
+            }
+            Ok(bytes.len())
+        }
+    }
+    let bench = bench(1 << 20, 1 << 20);
+    let (mut woken, waker) = flagged_waker();
+    assert!(
+        bench
+            .outbox
+            .poll_take(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    let socket = Finishing(Mutex::new(Some(Arc::clone(&bench.outbox))), waker);
+    bench.outbox.set_direct(Arc::new(socket));
+    bench.outbox.push(b"message").unwrap();
+    // The end itself wakes the writer, too early; the flush does it again.
+    bench.outbox.flush();
+    assert!(woken.take());
+    assert!(matches!(bench.take(), Some(Taken::Control(bytes)) if bytes == b"bye"));
+    assert!(matches!(bench.take(), Some(Taken::Finished)));
+}
+
+#[test]
+fn a_lost_socket_aborts_and_is_let_go() {
+    let bench = bench(1 << 20, 1 << 20);
+    let socket = direct(&bench, [Err(io::ErrorKind::ConnectionReset.into())]);
+    let (mut woken, waker) = flagged_waker();
+    assert!(
+        bench
+            .outbox
+            .poll_take(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    bench.outbox.push(b"message").unwrap();
+    bench.outbox.flush();
+    assert!(woken.take());
+    assert!(matches!(bench.take(), Some(Taken::Aborted)));
+    assert_eq!(
+        Arc::strong_count(&socket),
+        1,
+        "nothing holds the socket open"
+    );
+    assert_eq!(bench.counters.dropped_count(DropReason::ReceiverClosed), 1);
 }
 
 /// A flag that a waker raises.
@@ -248,6 +391,7 @@ async fn what_waited_too_long_goes_first_and_nothing_younger_goes() {
 enum Step {
     Push(usize),
     Control(usize),
+    Flush(Option<usize>),
     Deliver,
     Lose,
     Finish,
@@ -258,6 +402,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         20 => (0usize..8820).prop_map(Step::Push),
         2 => (0usize..200).prop_map(Step::Control),
+        8 => proptest::option::of(0usize..20_000).prop_map(Step::Flush),
         6 => Just(Step::Deliver),
         1 => Just(Step::Lose),
         1 => Just(Step::Finish),
@@ -271,9 +416,11 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..400)
     ) {
         let bench = bench(256 * 1024, 1 << 20);
+        let socket = direct(&bench, []);
+        // All data bytes in the order in which they would be on the wire.
+        let mut wire = Vec::new();
         let mut accepted = 0;
         let mut number: u64 = 0;
-        let mut last_seen = None;
         for step in steps {
             match step {
                 Step::Push(len) => {
@@ -285,15 +432,20 @@ proptest! {
                     number += 1;
                 }
                 Step::Control(len) => drop(bench.outbox.push_control(&vec![1; len])),
+                Step::Flush(takes) => {
+                    *socket.takes.lock() = takes.map(Ok).into_iter().collect();
+                    bench.outbox.flush();
+                    wire.append(&mut socket.taken.lock());
+                }
                 Step::Deliver | Step::Lose => {
                     if let Some(Taken::Data(slab)) = bench.take() {
-                        for message in unframe(slab.bytes()) {
-                            let seen = u64::from_be_bytes(message[..8].try_into().unwrap());
-                            prop_assert!(last_seen < Some(seen));
-                            last_seen = Some(seen);
-                        }
                         if matches!(step, Step::Deliver) {
+                            wire.extend_from_slice(slab.bytes());
                             slab.delivered();
+                        } else {
+                            // A writer that fails ends the connection.
+                            drop(slab);
+                            bench.outbox.abort();
                         }
                     }
                 }
@@ -302,6 +454,20 @@ proptest! {
             }
         }
         bench.outbox.abort();
+        let mut last_seen = None;
+        let mut seen_all = 0;
+        let mut rest = &wire[..];
+        while let [high, low, tail @ ..] = rest {
+            let len = usize::from(u16::from_be_bytes([*high, *low]));
+            // Only the last message may be cut: its connection was aborted.
+            let Some((message, tail)) = tail.split_at_checked(len) else { break };
+            let seen = u64::from_be_bytes(message[..8].try_into().unwrap());
+            prop_assert!(last_seen < Some(seen));
+            last_seen = Some(seen);
+            seen_all += 1;
+            rest = tail;
+        }
+        prop_assert!(seen_all >= bench.delivered());
         prop_assert_eq!(bench.delivered() + bench.dropped(), accepted);
         prop_assert_eq!(bench.policy.used(), 0);
     }

@@ -277,6 +277,7 @@ impl Loop {
     async fn relay(&mut self, reader: &mut impl MessageReader) -> CloseReason {
         loop {
             let ended = self.batch(reader);
+            self.memo.flush();
             self.tally.flush(&self.shared.counters);
             if let Some(reason) = ended {
                 return reason;

@@ -9,17 +9,20 @@ use crate::proto::PeerId;
 /// Destinations remembered. A peer behind a relay talks to few others at a time.
 const ENTRIES: usize = 4;
 
-/// Remembers where the last destinations are connected.
+/// Remembers where the last destinations are connected, and which of them have been sent something in this batch.
 ///
 /// Whoever changes a route retires the old registration, and a retired one is never used from here.
 #[derive(Debug, Default)]
 pub struct RouteMemo {
     entries: [Option<Arc<Registration>>; ENTRIES],
     next: usize,
+    /// A bit for each entry that has something to flush.
+    unflushed: u32,
 }
 
 impl RouteMemo {
-    /// The connection of `peer`: remembered, or looked up and remembered.
+    /// The connection of `peer`: remembered, or looked up and remembered. Whoever pushes to its outbox says so with
+    /// [`RouteMemo::flush`] at the end of the batch.
     #[inline]
     pub fn route(&mut self, registry: &Registry, peer: &PeerId) -> Option<&Arc<Registration>> {
         let known = self.entries.iter().position(
@@ -29,7 +32,24 @@ impl RouteMemo {
             Some(at) => at,
             None => self.learn(registry, peer)?,
         };
+        self.unflushed |= 1 << at;
         self.entries[at].as_ref()
+    }
+
+    /// Flushes the outboxes of all connections that were routed to since the last call.
+    #[inline]
+    pub fn flush(&mut self) {
+        while self.unflushed != 0 {
+            let at = self.unflushed.trailing_zeros() as usize;
+            self.flush_entry(at);
+        }
+    }
+
+    fn flush_entry(&mut self, at: usize) {
+        self.unflushed &= !(1 << at);
+        if let Some(receiver) = &self.entries[at] {
+            receiver.outbox().flush();
+        }
     }
 
     #[cold]
@@ -43,6 +63,8 @@ impl RouteMemo {
                 self.next = (self.next + 1) % ENTRIES;
                 self.next
             });
+        // What was pushed to the one that is forgotten must not wait for somebody else's flush.
+        self.flush_entry(at);
         self.entries[at] = Some(found);
         Some(at)
     }

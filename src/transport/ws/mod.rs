@@ -3,6 +3,7 @@
 
 pub mod frame;
 mod reader;
+mod tcp;
 mod writer;
 
 use std::io;
@@ -11,9 +12,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 
 pub use reader::WsReader;
+pub use tcp::SharedWriteHalf;
 
 use super::{IntoTransport, MessageReader, MessageTransport, ReadError, TransportKind};
 use crate::outbox::{Framing, Outbox, QueuePolicy};
@@ -60,12 +62,15 @@ pub struct Upgraded {
 }
 
 impl IntoTransport for Upgraded {
-    type Transport = WsTransport<OwnedReadHalf, OwnedWriteHalf>;
+    type Transport = WsTransport<OwnedReadHalf, SharedWriteHalf>;
 
     fn into_transport(self, policy: &Arc<QueuePolicy>) -> Self::Transport {
         tune(&self.stream);
         let (read, write) = self.stream.into_split();
-        WsTransport::new(read, write, &self.already_read, policy)
+        let write = SharedWriteHalf::new(write);
+        let transport = WsTransport::new(read, write.clone(), &self.already_read, policy);
+        transport.outbox.set_direct(Arc::new(write));
+        transport
     }
 }
 

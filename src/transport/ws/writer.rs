@@ -9,18 +9,23 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::outbox::{Outbox, Taken};
 
-/// Writes the outbox out until it is finished, aborted, or the socket fails.
+/// Writes the outbox out until it is finished, aborted, or the socket fails. The outbox is aborted in any case then.
 pub(super) async fn run<W: AsyncWrite + Send + Unpin>(mut io: W, outbox: Arc<Outbox>) {
+    write_out(&mut io, &outbox).await;
+    outbox.abort();
+}
+
+async fn write_out<W: AsyncWrite + Unpin>(io: &mut W, outbox: &Outbox) {
     loop {
         match poll_fn(|cx| outbox.poll_take(cx)).await {
             Taken::Control(bytes) => {
-                if !write_all(&mut io, &bytes, &outbox).await {
+                if !write_all(io, &bytes, outbox).await {
                     return;
                 }
             }
             Taken::Data(slab) => {
                 // On failure the slab counts its messages as dropped when it goes.
-                if !write_all(&mut io, slab.bytes(), &outbox).await {
+                if !write_all(io, slab.bytes(), outbox).await {
                     return;
                 }
                 slab.delivered();

@@ -1,0 +1,415 @@
+//! The command line of `trunkline load`: its options, and the settings made of them.
+//!
+//! Looks up the target's name, reads the secret's file, and refuses a target that may be somebody else's. Opens no connection.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::num::ParseFloatError;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use super::error::LoadError;
+use super::options::{Load, Settings, Target};
+use crate::auth::Secret;
+
+/// The route that stock relays serve.
+const DEFAULT_ROUTE: &str = "/relay";
+
+/// Reads what [`command`] has parsed. Looks up the target's name and reads the secret's file.
+pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
+    let one = |name: &str| *matches.get_one::<usize>(name).expect("has a default");
+    let name = matches.get_one::<String>("load").expect("has a default");
+    let load = Load::ALL
+        .into_iter()
+        .find(|load| load.name() == name)
+        .expect("clap takes no other");
+    let (host, route) = parse_address(matches.get_one::<String>("address").expect("required"))?;
+    let address = resolve(&host, matches.get_flag("i-own-this-relay"))?;
+    let secret = read_secret(
+        matches.get_one::<String>("secret").map(String::as_str),
+        matches.get_one::<String>("secret-file").map(Path::new),
+    )?;
+    let defaults = Settings::new(
+        load,
+        Target::Relay {
+            address,
+            host,
+            route,
+            secret,
+        },
+    );
+    let settings = Settings {
+        pairs: one("pairs"),
+        size: one("size"),
+        batch: one("batch"),
+        window: *matches.get_one::<u64>("window").expect("has a default"),
+        rate: *matches.get_one::<f64>("rate").expect("has a default"),
+        duration: *matches
+            .get_one::<Duration>("duration")
+            .expect("has a default"),
+        warmup: *matches
+            .get_one::<Duration>("warmup")
+            .expect("has a default"),
+        peers: one("peers"),
+        concurrency: matches
+            .get_one::<usize>("concurrency")
+            .copied()
+            .unwrap_or(defaults.concurrency),
+        pid: matches.get_one::<u32>("pid").copied(),
+        source_addresses: *matches
+            .get_one::<u32>("source-addresses")
+            .expect("has a default"),
+        progress: true,
+        ..defaults
+    };
+    settings.check()?;
+    Ok(settings)
+}
+
+/// The subcommand `load` with its options.
+pub fn command() -> Command {
+    let number = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("N")
+            .default_value(default)
+            .value_parser(value_parser!(usize))
+            .help(help)
+    };
+    Command::new("load")
+        .about("Loads a relay and reports what it cost")
+        .long_about(
+            "Loads any relay of this protocol (Trunkline, openZro, NetBird) and reports messages and bits a second, \
+             loss, latency, and, with --pid, the relay's CPU time per message and its memory.\n\n\
+             The relay's CPU time per message is the figure to compare: it holds on a busy machine.",
+        )
+        .arg(
+            Arg::new("load")
+                .value_name("LOAD")
+                .default_value(Load::Flow.name())
+                .value_parser(PossibleValuesParser::new(Load::ALL.map(Load::name)))
+                .help("flow: a window in flight; paced: a rate; flood: all it takes; idle; churn; stall: one receiver never reads"),
+        )
+        .arg(
+            Arg::new("address")
+                .long("address")
+                .short('a')
+                .value_name("HOST:PORT | ws://HOST:PORT/PATH")
+                .required(true)
+                .help("The relay; the path is /relay unless given"),
+        )
+        .arg(
+            Arg::new("secret")
+                .long("secret")
+                .short('s')
+                .value_name("TEXT")
+                .conflicts_with("secret-file")
+                .help("The relay's auth secret; other users of this machine can see it here, so rather:"),
+        )
+        .arg(
+            Arg::new("secret-file")
+                .long("secret-file")
+                .value_name("FILE")
+                .help("A file whose first line is the relay's auth secret"),
+        )
+        .arg(number("pairs", "10", "Pairs of a sender and a receiver").short('p'))
+        .arg(number("size", "1280", "Payload bytes of a message, 16 to 8782"))
+        .arg(number("batch", "1", "Messages a sender writes in one call").short('b'))
+        .arg(
+            Arg::new("window")
+                .long("window")
+                .short('w')
+                .value_name("N")
+                .default_value("128")
+                .value_parser(value_parser!(u64))
+                .help("flow: messages each pair keeps in flight"),
+        )
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .short('r')
+                .value_name("N")
+                .default_value("200")
+                .value_parser(value_parser!(f64))
+                .help("paced, stall: messages a second and pair"),
+        )
+        .arg(seconds("duration", "10").short('d').help("How long is measured"))
+        .arg(seconds("warmup", "1").help("How long the load runs before that"))
+        .arg(number("peers", "1000", "idle: peers connected"))
+        .arg(
+            Arg::new("concurrency")
+                .long("concurrency")
+                .short('c')
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .help("Connections being made at a time [default: 1 for churn, else 64]"),
+        )
+        .arg(
+            Arg::new("pid")
+                .long("pid")
+                .value_name("PID")
+                .value_parser(value_parser!(u32))
+                .help("The relay's process on this machine: reports its CPU time and memory"),
+        )
+        .arg(
+            Arg::new("source-addresses")
+                .long("source-addresses")
+                .value_name("N")
+                .default_value("0")
+                .value_parser(value_parser!(u32))
+                .help("Connect from 127.0.0.1 to 127.0.0.N in turn, so that ports do not run out"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object in place of the table"))
+        .arg(
+            Arg::new("i-own-this-relay")
+                .long("i-own-this-relay")
+                .action(ArgAction::SetTrue)
+                .help("Needed for a target that is neither loopback nor private"),
+        )
+}
+
+fn seconds(name: &'static str, default: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("SECONDS")
+        .default_value(default)
+        .value_parser(parse_seconds)
+}
+
+/// `2.5`, `2.5s`.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .strip_suffix('s')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|error: ParseFloatError| error.to_string())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+/// Takes `host:port` or a `ws://` URL apart, into `host:port` and a path.
+fn parse_address(text: &str) -> Result<(String, String), LoadError> {
+    let usage = |text: String| LoadError::Usage(text);
+    let rest = match text.split_once("://") {
+        None => text,
+        Some(("ws", rest)) => rest,
+        Some(("wss", _)) => {
+            return Err(usage(
+                "--address: wss:// is not supported: load the plain listener".to_owned(),
+            ));
+        }
+        Some((scheme, _)) => return Err(usage(format!("--address: scheme {scheme:?} is not ws"))),
+    };
+    let (host, route) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, DEFAULT_ROUTE),
+    };
+    let host = if host.starts_with(':') {
+        format!("127.0.0.1{host}")
+    } else {
+        host.to_owned()
+    };
+    let has_port = host.rsplit_once(':').is_some_and(|(name, port)| {
+        port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']'))
+    });
+    match (has_port, text.contains("://")) {
+        (true, _) => Ok((host, route.to_owned())),
+        (false, true) => Ok((format!("{host}:80"), route.to_owned())),
+        (false, false) => Err(usage(format!(
+            "--address must be host:port or ws://host/path, not {text:?}"
+        ))),
+    }
+}
+
+/// Looks the name up; all of its addresses must be ones at which nobody else's relay is hit by mistake.
+fn resolve(host: &str, owned: bool) -> Result<SocketAddr, LoadError> {
+    let addresses: Vec<_> = host
+        .to_socket_addrs()
+        .map_err(|error| {
+            LoadError::Usage(format!("--address: {host} cannot be looked up: {error}"))
+        })?
+        .collect();
+    let public = addresses.iter().find(|address| !is_ours(address.ip()));
+    match (public, addresses.first()) {
+        (Some(public), _) if !owned => Err(LoadError::Usage(format!(
+            "{public} is a public address, and a load like this is an attack on a relay that is not yours; \
+             add --i-own-this-relay if it is"
+        ))),
+        (_, Some(first)) => Ok(*first),
+        (_, None) => Err(LoadError::Usage(format!(
+            "--address: {host} has no address"
+        ))),
+    }
+}
+
+/// Loopback, private, link-local, and shared (100.64/10) addresses.
+fn is_ours(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            address.is_loopback()
+                || address.is_private()
+                || address.is_link_local()
+                || address.is_unspecified()
+                || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback()
+                || address.is_unique_local()
+                || address.is_unicast_link_local()
+                || address.is_unspecified()
+        }
+    }
+}
+
+fn read_secret(text: Option<&str>, file: Option<&Path>) -> Result<Secret, LoadError> {
+    let text = match (text, file) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(file)) => {
+            let content = fs::read_to_string(file).map_err(|error| {
+                LoadError::Usage(format!("--secret-file {}: {error}", file.display()))
+            })?;
+            content.lines().next().unwrap_or_default().to_owned()
+        }
+        (None, None) => {
+            return Err(LoadError::Usage(
+                "give the relay's auth secret: --secret-file or --secret".to_owned(),
+            ));
+        }
+    };
+    if text.is_empty() {
+        return Err(LoadError::Usage("the auth secret is empty".to_owned()));
+    }
+    Ok(Secret::new(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &str) -> Result<Settings, LoadError> {
+        let words = std::iter::once("load").chain(arguments.split_whitespace());
+        settings(&command().try_get_matches_from(words).unwrap())
+    }
+
+    fn refusal(arguments: &str) -> String {
+        let error = parsed(arguments).unwrap_err();
+        assert!(error.is_usage());
+        error.to_string()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_command_line() {
+        let found = parsed("--address 127.0.0.1:9 --secret x").unwrap();
+        let default = Settings::new(Load::Flow, found.target.clone());
+        assert_eq!(
+            format!("{found:?}"),
+            format!(
+                "{:?}",
+                Settings {
+                    progress: true,
+                    ..default
+                }
+            )
+        );
+        assert_eq!(parsed("churn -a :9 -s x").unwrap().concurrency, 1);
+        assert_eq!(parsed("idle -a :9 -s x").unwrap().concurrency, 64);
+        command().debug_assert();
+    }
+
+    #[test]
+    fn address_is_taken_apart() {
+        let parse = |text| parse_address(text).map_err(|error| error.to_string());
+        let pair = |host: &str, route: &str| Ok((host.to_owned(), route.to_owned()));
+        assert_eq!(parse("relay:80"), pair("relay:80", "/relay"));
+        assert_eq!(parse(":80"), pair("127.0.0.1:80", "/relay"));
+        assert_eq!(parse("[::1]:80"), pair("[::1]:80", "/relay"));
+        assert_eq!(parse("ws://relay"), pair("relay:80", "/relay"));
+        assert_eq!(parse("ws://relay:81/a/b?c"), pair("relay:81", "/a/b?c"));
+        assert_eq!(parse("ws://[::1]/x"), pair("[::1]:80", "/x"));
+        for bad in [
+            "relay",
+            "::1",
+            "wss://relay/",
+            "http://relay/",
+            "relay:99999",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn public_target_needs_the_flag() {
+        let text = refusal("-a 192.0.2.1:443 -s x");
+        assert!(text.contains("--i-own-this-relay"), "{text}");
+        assert!(parsed("-a 192.0.2.1:443 -s x --i-own-this-relay").is_ok());
+        for ours in [
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "127.9.9.9",
+            "169.254.1.1",
+            "100.64.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(is_ours(ours.parse().unwrap()), "{ours}");
+        }
+        for public in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2001:db8::1",
+            "::ffff:1.1.1.1",
+        ] {
+            assert!(!is_ours(public.parse().unwrap()), "{public}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_their_option() {
+        for (arguments, name) in [
+            ("--size 15", "--size"),
+            ("--size 8783", "--size"),
+            ("--pairs 0", "--pairs"),
+            ("--batch 0", "--batch"),
+            ("--peers 0", "--peers"),
+            ("--concurrency 0", "--concurrency"),
+            ("--window 7 --batch 8", "--window"),
+            ("--rate 0", "--rate"),
+            ("--rate NaN", "--rate"),
+            ("--duration 0", "--duration"),
+            ("--source-addresses 255", "--source-addresses"),
+            ("--source-addresses 2 -a 10.0.0.1:9", "--source-addresses"),
+            ("--source-addresses 2 -a [::1]:9", "--source-addresses"),
+        ] {
+            let address = if arguments.contains("-a ") {
+                ""
+            } else {
+                "-a 127.0.0.1:9"
+            };
+            let text = refusal(&format!("{arguments} {address} -s x"));
+            assert!(text.contains(name), "{arguments}: {text}");
+        }
+        assert!(refusal("-a :9").contains("--secret-file"));
+        assert!(refusal("-a :9 --secret-file /nowhere/at/all").contains("/nowhere/at/all"));
+    }
+
+    #[test]
+    fn seconds_may_be_broken_and_carry_their_unit() {
+        assert_eq!(parse_seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_seconds("3s"), Ok(Duration::from_secs(3)));
+        assert!(parse_seconds("-1").is_err());
+        assert!(parse_seconds("soon").is_err());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let found = parsed("-a :9 -s verysecretword").unwrap();
+        assert!(!format!("{found:?}").contains("verysecretword"));
+    }
+}

@@ -1,0 +1,55 @@
+//! Waiting for conditions, and a paused clock that works with real sockets.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long a test may wait for anything before it fails: far beyond what a busy machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A pause of about a millisecond of real time, whatever tokio's clock says; the runtime goes on meanwhile.
+pub(crate) async fn real_pause() {
+    let pause = || std::thread::sleep(Duration::from_millis(1));
+    tokio::task::spawn_blocking(pause).await.unwrap();
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..PATIENCE.as_millis() {
+        if condition() {
+            return;
+        }
+        real_pause().await;
+    }
+    panic!("this never came true: {what}");
+}
+
+/// tokio's clock, stopped: it moves only by [`FrozenClock::advance`].
+///
+/// A clock that is merely paused jumps to the next timer whenever the runtime waits, also when it waits for a socket. It does
+/// not while a blocking task runs, so one runs here until this is dropped. Should a test hang, that task gives up first, the
+/// clock jumps, and the test fails at the place where it waits.
+#[derive(Debug)]
+pub(crate) struct FrozenClock {
+    _held: mpsc::Sender<()>,
+}
+
+impl FrozenClock {
+    /// Stops the clock of this (single-threaded) runtime.
+    pub(crate) fn freeze() -> Self {
+        tokio::time::pause();
+        let (held, dropped) = mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || {
+            let _ = dropped.recv_timeout(PATIENCE * 2);
+        });
+        Self { _held: held }
+    }
+
+    /// Moves the clock on and lets every task see it.
+    pub(crate) async fn advance(&self, by: Duration) {
+        tokio::time::advance(by).await;
+        // Timers fire when the runtime next looks at them, and what they wake may wake others.
+        for _ in 0..3 {
+            real_pause().await;
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The shared harness of the black-box tests: a relay on a free port, a client that speaks raw bytes, and readers for what
+//! operators see.
+//!
+//! Nothing here uses the relay's own WebSocket code: frames are made and cut by hand, so that a fault on one side cannot hide
+//! one on the other. Limits on waiting are safety nets; no test passes or fails by the time that something takes.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test crate that includes this uses a part of it"
+)]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod client;
+mod clock;
+mod frames;
+mod http;
+mod metrics;
+mod relay;
+
+pub(crate) use client::{RawClient, close, health_check, ids, payload_of, transport};
+pub(crate) use clock::{FrozenClock, real_pause, until};
+pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, binary, frame};
+pub(crate) use http::{Answer, UPGRADE_REQUEST, request};
+pub(crate) use metrics::Metrics;
+pub(crate) use relay::{MemoryClient, NOW, SECRET, TestRelay, URL, auth_message, peer, token};

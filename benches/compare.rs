@@ -1,13 +1,14 @@
 //! The side-by-side comparison: this relay, HAProxy in plain TCP mode as the practical limit, and any other relay given by its
 //! path, under the same loads in turn.
 //!
-//! `cargo bench --bench compare -- [--rounds 3] [--seconds 4] [--relay PATH]... [--json FILE]`
+//! `cargo bench --bench compare -- [--rounds 3] [--seconds 4] [--pin] [--relay PATH]... [--json FILE]`
 //!
 //! Each figure is the median of several rounds; within a round the contenders take turns, so that what else the machine does
 //! hits all of them. Each run starts a fresh process on free loopback ports and ends it afterwards. The figure that counts is
 //! the process's CPU time per message, not the wall clock. (performance.md.)
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::IsTerminal;
@@ -146,6 +147,12 @@ fn command() -> clap::Command {
                 .help("Only the loads whose name contains this"),
         )
         .arg(
+            Arg::new("pin")
+                .long("pin")
+                .action(ArgAction::SetTrue)
+                .help("Keep the load on CPU 0 and the contenders off it (needs taskset)"),
+        )
+        .arg(
             Arg::new("json")
                 .long("json")
                 .value_name("FILE")
@@ -165,6 +172,12 @@ fn compare(matches: &ArgMatches) -> Result<(), Failure> {
     let seconds = *matches.get_one::<u64>("seconds").expect("has a default");
     let only = matches.get_one::<String>("only").map_or("", String::as_str);
     let scratch = Scratch::new()?;
+    // Asked before this process is pinned: afterwards the answer is 1.
+    let cpus = std::thread::available_parallelism()?.get();
+    let pinned = matches
+        .get_flag("pin")
+        .then(|| pin_the_load(cpus))
+        .transpose()?;
     let contenders = contenders(matches);
     let cases: Vec<&Case> = CASES
         .iter()
@@ -178,7 +191,7 @@ fn compare(matches: &ArgMatches) -> Result<(), Failure> {
                     "round {round} of {rounds}: {}: {}",
                     case.name, contender.name
                 ));
-                match run(case, contender, seconds, &scratch.0) {
+                match run(case, contender, seconds, &scratch.0, pinned.as_deref()) {
                     Ok(report) => reports.push(report),
                     Err(error) => eprintln!("{}: {}: {error}", contender.name, case.name),
                 }
@@ -188,7 +201,11 @@ fn compare(matches: &ArgMatches) -> Result<(), Failure> {
     progress("");
     print!("{}", table(&cases, &contenders, &results));
     if let Some(file) = matches.get_one::<PathBuf>("json") {
-        let all = as_json(&cases, &contenders, &results, rounds, seconds);
+        let mut all = as_json(&cases, &contenders, &results);
+        all["rounds"] = json!(rounds);
+        all["seconds"] = json!(seconds);
+        all["cpus"] = json!(cpus);
+        all["pinned"] = json!(pinned.is_some());
         fs::write(file, format!("{all:#}\n"))?;
     }
     let incomplete = results
@@ -206,6 +223,25 @@ fn compare(matches: &ArgMatches) -> Result<(), Failure> {
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[2K{text}\r");
+    }
+}
+
+/// Keeps this process on CPU 0, and returns the CPUs that are left. On a busy machine the cost of a message at one a write was seen
+/// to differ eightfold from run to run, for every contender; this rules out one possible reason, that the load and the
+/// contender share a CPU. It does not keep other programs away.
+fn pin_the_load(cpus: usize) -> Result<String, Failure> {
+    if cpus < 2 {
+        return Err("--pin needs two CPUs".into());
+    }
+    let own = std::process::id().to_string();
+    let status = Command::new("taskset")
+        .args(["-c", "-p", "0", &own])
+        .stdout(Stdio::null())
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(format!("1-{}", cpus - 1)),
+        Ok(status) => Err(format!("--pin: taskset failed ({status})").into()),
+        Err(error) => Err(format!("--pin: taskset cannot be run: {error}").into()),
     }
 }
 
@@ -288,9 +324,10 @@ fn run(
     contender: &Contender,
     seconds: u64,
     scratch: &Path,
+    pinned: Option<&str>,
 ) -> Result<Report, Failure> {
     let log = scratch.join("log");
-    let (mut running, target) = start(contender, scratch, &log)?;
+    let (mut running, target) = start(contender, scratch, &log, pinned)?;
     let mut settings = Settings::new(case.load, target);
     settings.pid = Some(running.0.id());
     settings.duration = Duration::from_secs(seconds);
@@ -316,11 +353,16 @@ fn run(
     })
 }
 
-fn start(contender: &Contender, scratch: &Path, log: &Path) -> Result<(Running, Target), Failure> {
+fn start(
+    contender: &Contender,
+    scratch: &Path,
+    log: &Path,
+    pinned: Option<&str>,
+) -> Result<(Running, Target), Failure> {
     let [address, metrics, health] = free_addresses()?;
     let (mut command, target) = match &contender.kind {
         Kind::Relay(path) => {
-            let mut command = Command::new(path);
+            let mut command = command_on(pinned, path.as_os_str());
             command
                 .args(["--listen-address", &address.to_string()])
                 .args(["--exposed-address", &format!("rel://{address}")])
@@ -339,7 +381,7 @@ fn start(contender: &Contender, scratch: &Path, log: &Path) -> Result<(Running, 
         Kind::HaProxy => {
             let file = scratch.join("haproxy.cfg");
             fs::write(&file, haproxy_configuration(address, metrics))?;
-            let mut command = Command::new("haproxy");
+            let mut command = command_on(pinned, "haproxy".as_ref());
             command.arg("-db").arg("-q").arg("-f").arg(&file);
             (
                 command,
@@ -368,6 +410,16 @@ fn start(contender: &Contender, scratch: &Path, log: &Path) -> Result<(Running, 
         sleep(Duration::from_millis(20));
     }
     Err(format!("it does not listen on {address}: {}", last_line(log)).into())
+}
+
+/// The program, on the CPUs of `pinned` alone; `taskset` becomes the program, so that the process ID is right.
+fn command_on(pinned: Option<&str>, program: &OsStr) -> Command {
+    let Some(cpus) = pinned else {
+        return Command::new(program);
+    };
+    let mut command = Command::new("taskset");
+    command.arg("-c").arg(cpus).arg(program);
+    command
 }
 
 /// Loopback addresses whose ports were free a moment ago.
@@ -415,7 +467,8 @@ fn figures(case: &Case, reports: &[Report]) -> Vec<f64> {
     reports.iter().filter_map(case.figure).collect()
 }
 
-/// The table: for each contender median and range, for each relay HAProxy's figure as a share of its own.
+/// The table: for each contender median and range; for each relay HAProxy's figure divided by its own, once of the medians, and
+/// once as the median of each round's ratio, whose two runs had the same neighbours on the machine.
 fn table(cases: &[&Case], contenders: &[Contender], results: &[Vec<Vec<Report>>]) -> String {
     let is_yardstick = |contender: &Contender| matches!(contender.kind, Kind::HaProxy);
     let yardstick = contenders.iter().position(is_yardstick);
@@ -444,8 +497,17 @@ fn table(cases: &[&Case], contenders: &[Contender], results: &[Vec<Vec<Report>>]
             .collect();
         let mut cells: Vec<String> = each.iter().map(|values| spread(values)).collect();
         let ratio = |index: &usize| {
-            let limit = median(each[yardstick?].clone())?;
-            Some(format!("{:.2}", limit / median(each[*index].clone())?))
+            let (limit, own) = (&each[yardstick?], &each[*index]);
+            // Both are told, and where they differ much neither is to be trusted: the machine was not quiet.
+            let of_medians = median(limit.clone())? / median(own.clone())?;
+            let of_rounds = median(
+                limit
+                    .iter()
+                    .zip(own)
+                    .map(|(limit, own)| limit / own)
+                    .collect(),
+            )?;
+            Some(format!("{of_medians:.2}, by round {of_rounds:.2}"))
         };
         cells.extend(
             relays
@@ -491,13 +553,7 @@ fn spread(values: &[f64]) -> String {
     }
 }
 
-fn as_json(
-    cases: &[&Case],
-    contenders: &[Contender],
-    results: &[Vec<Vec<Report>>],
-    rounds: u32,
-    seconds: u64,
-) -> Value {
+fn as_json(cases: &[&Case], contenders: &[Contender], results: &[Vec<Vec<Report>>]) -> Value {
     let case = |(case, by_contender): (&&Case, &Vec<Vec<Report>>)| {
         let each = contenders
             .iter()
@@ -513,9 +569,6 @@ fn as_json(
         json!({ "load": case.name, "unit": case.unit, "results": each.collect::<Vec<_>>() })
     };
     json!({
-        "rounds": rounds,
-        "seconds": seconds,
-        "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
         "cases": cases.iter().zip(results).map(case).collect::<Vec<_>>(),
     })

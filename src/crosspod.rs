@@ -3,7 +3,6 @@
 //! The relay asks [`CrossPod`] to forward what is for nobody here, and [`Locate`] where a peer is; the fabric hands what
 //! arrives from other pods to [`LocalPeers`]. Without a fabric, a message for a peer that is not here is dropped and counted.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::task::{Context, Poll, Waker};
 
@@ -59,7 +58,8 @@ pub type Locate = BoxCloneSyncService<PeerId, Option<PodAddr>, BoxError>;
 /// ordinary layers around it.
 ///
 /// A service that is not ready, or whose future is not, sheds the message: reading never waits, and a message that
-/// was overtaken may not be sent late.
+/// was overtaken may not be sent late. So does one that fails: this is where the stack's errors end. A stack that wants
+/// another reason counted than [`DropReason::FabricOverloaded`] answers with [`Forwarded::Dropped`] itself.
 #[derive(Debug, Clone)]
 pub struct ForwardService<S>(S);
 
@@ -71,25 +71,21 @@ impl<S> ForwardService<S> {
     }
 }
 
-impl<S, F> CrossPod for ForwardService<S>
+impl<S> CrossPod for ForwardService<S>
 where
-    S: for<'a> Service<Forward<'a>, Response = Forwarded, Error = Infallible, Future = F>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    F: Future<Output = Result<Forwarded, Infallible>>,
+    // Neither the future nor the error is named: those of tower's layers hold the request, and so differ by its lifetime.
+    S: for<'a> Service<Forward<'a>, Response = Forwarded> + Clone + Send + Sync + 'static,
 {
     fn forward(&mut self, message: Forward<'_>) -> Forwarded {
         const SHED: Forwarded = Forwarded::Dropped(DropReason::FabricOverloaded);
         let mut cx = Context::from_waker(Waker::noop());
-        if self.0.poll_ready(&mut cx).is_pending() {
+        let Poll::Ready(Ok(())) = self.0.poll_ready(&mut cx) else {
             return SHED;
-        }
+        };
         let future = std::pin::pin!(self.0.call(message));
         match future.poll(&mut cx) {
             Poll::Ready(Ok(forwarded)) => forwarded,
-            Poll::Pending => SHED,
+            Poll::Ready(Err(_)) | Poll::Pending => SHED,
         }
     }
 

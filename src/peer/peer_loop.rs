@@ -201,8 +201,10 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     match farewell {
         Some(bytes) => {
             registration.outbox().finish(None, bytes);
-            if timeout(FAREWELL_TIMEOUT, &mut writer).await.is_err() {
-                registration.outbox().abort();
+            let written = timeout(FAREWELL_TIMEOUT, &mut writer).await;
+            // Also when the writer has ended: by a failed socket, perhaps, with messages left that nobody else would count.
+            registration.outbox().abort();
+            if written.is_err() {
                 let _ = writer.await;
             }
             let _ = timeout(LINGER, poll_fn(|cx| reader.poll_drain(cx))).await;
@@ -275,6 +277,7 @@ struct Loop {
 
 impl Loop {
     async fn relay(&mut self, reader: &mut impl MessageReader) -> CloseReason {
+        let mut looked = self.shared.ticks.now();
         loop {
             let ended = self.batch(reader);
             self.memo.flush();
@@ -286,38 +289,57 @@ impl Loop {
                 // There is more, and the receivers' writers wait for this thread: they go first.
                 yield_once().await;
             }
-            if let Err(reason) = self.fill(reader).await {
+            // A socket that always has more would keep the clock from being looked at.
+            let now = self.shared.ticks.now();
+            let ticked = std::mem::replace(&mut looked, now) != now;
+            if let Err(reason) = self.fill(reader, ticked).await {
                 return reason;
             }
             self.registration.hear(self.shared.ticks.now());
         }
     }
 
-    /// Waits for the next batch, and does meanwhile what is due.
-    async fn fill(&mut self, reader: &mut impl MessageReader) -> Result<(), CloseReason> {
+    /// Waits for the next batch, and does meanwhile what is due; before it looks at the socket if `ticked`.
+    async fn fill(
+        &mut self,
+        reader: &mut impl MessageReader,
+        mut ticked: bool,
+    ) -> Result<(), CloseReason> {
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(reason) = self.registration.poll_end(cx) {
                     return Poll::Ready(Err(CloseReason::Ended(reason)));
                 }
-                match reader.poll_fill(cx) {
-                    Poll::Ready(result) => return Poll::Ready(result.map_err(CloseReason::Read)),
-                    Poll::Pending => {}
+                let look_first = std::mem::take(&mut ticked);
+                if !look_first && let Poll::Ready(result) = reader.poll_fill(cx) {
+                    return Poll::Ready(result.map_err(CloseReason::Read));
                 }
                 match self.health.poll_due(cx) {
+                    Poll::Ready(due) => self.health_due(&due, reader)?,
+                    Poll::Pending if look_first => {}
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Due::Dead) => return Poll::Ready(Err(CloseReason::HealthCheck)),
-                    Poll::Ready(Due::Ask) => {
-                        if self.registration.outbox().push_control(&HEALTH_CHECK) {
-                            self.shared.counters.control_sent(MessageType::HealthCheck);
-                        }
-                        reader.release();
-                        self.memo.release();
-                    }
                 }
             }
         })
         .await
+    }
+
+    fn health_due(
+        &mut self,
+        due: &Due,
+        reader: &mut impl MessageReader,
+    ) -> Result<(), CloseReason> {
+        match due {
+            Due::Dead => return Err(CloseReason::HealthCheck),
+            Due::Ask => {
+                if self.registration.outbox().push_control(&HEALTH_CHECK) {
+                    self.shared.counters.control_sent(MessageType::HealthCheck);
+                }
+                reader.release();
+                self.memo.release();
+            }
+        }
+        Ok(())
     }
 
     /// Handles all messages that one fill brought.

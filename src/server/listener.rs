@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,8 +116,9 @@ async fn serve_http(
     remote: SocketAddr,
     router: Router,
 ) -> Result<(), hyper::Error> {
-    // Until the first byte comes there is no parser and no buffer: a silent connection costs next to nothing.
-    if stream.readable().await.is_err() {
+    // Until the first byte comes there is no parser and no buffer: a silent connection costs next to nothing. (A fresh stream
+    // claims to be readable until it has been tried, so that is not the question to ask.)
+    if stream.peek(&mut [0]).await.is_err() {
         return Ok(());
     }
     let service = ServiceBuilder::new()
@@ -127,8 +128,8 @@ async fn serve_http(
         .service(router);
     // Boxed, so that the task of a connection that waits is small.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        // The caller's limit is for all of it; hyper's own would hide from it what it ends.
+        .header_read_timeout(None)
         .max_buf_size(REQUEST_HEAD_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .with_upgrades();

@@ -8,8 +8,10 @@
 
 pub mod auth;
 mod buffers;
+pub mod client;
 pub mod config;
 pub mod crosspod;
+pub mod demo;
 pub mod http;
 pub mod load;
 mod memory;
@@ -27,3 +29,8 @@ pub mod transport;
 
 pub use relay::{BuildError, Peer, Peers, Relay, RelayBuilder};
 pub use server::{Server, ServerBuilder};
+
+/// The README's program is compiled, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,6 +8,7 @@ use trunkline::config::{
     self, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText, Settings,
     watch_secrets,
 };
+use trunkline::demo;
 use trunkline::load;
 use trunkline::server::{Server, shutdown_signal};
 use trunkline::telemetry::logging;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     );
     let result = match command {
         Ok(Command::Run(settings)) => run(&settings),
-        Ok(Command::Demo { keep: _ }) => Ok(()),
+        Ok(Command::Demo { keep }) => demo::run(keep).map_err(Into::into),
         Ok(Command::Load(options)) => return load::run(&options),
         Err(error) => {
             error.print();

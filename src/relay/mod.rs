@@ -1,0 +1,133 @@
+//! The relay without listeners: a cheaply cloned handle that is fed with connections.
+
+mod builder;
+mod peers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+pub use builder::{BuildError, PEER_QUEUE_MIN, RelayBuilder};
+pub use peers::{Peer, Peers};
+
+use crate::crosspod::LocalPeers;
+use crate::peer::{self, Closed, HandshakeError, Incoming, Shared};
+use crate::proto::InstanceUrl;
+use crate::stack::drain::Drain;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::instruments::{Gauges, Instruments};
+use crate::transport::{IntoTransport, RemoteAddr};
+
+/// The longest a shutdown may take (peer-protocol.md, *A connected peer*, Shutdown).
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A peer that sent something within this time is active (operations.md, *Metrics*).
+const ACTIVE: Duration = Duration::from_secs(30);
+
+/// A relay without listeners. Clones are handles to the same relay.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    shared: Arc<Shared>,
+    instance_url: Arc<InstanceUrl>,
+    path: Arc<str>,
+}
+
+impl Relay {
+    /// Starts building one.
+    #[must_use]
+    pub fn builder() -> RelayBuilder {
+        RelayBuilder::default()
+    }
+
+    /// What clients are told to connect to.
+    #[must_use]
+    pub fn instance_url(&self) -> &InstanceUrl {
+        &self.instance_url
+    }
+
+    /// The path of the WebSocket route.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Takes one connection from its first message to its close; the future is the connection. Dropping it ends the
+    /// connection without a word.
+    ///
+    /// # Errors
+    /// If the connection never became a peer; that has been counted and logged.
+    pub async fn accept(
+        &self,
+        connection: impl IntoTransport,
+        remote: RemoteAddr,
+    ) -> Result<Closed, HandshakeError> {
+        self.shared.ticks.start();
+        let incoming = Incoming {
+            transport: connection.into_transport(&self.shared.policy),
+            remote,
+            accepted: Instant::now(),
+        };
+        peer::accept(&self.shared, incoming).await
+    }
+
+    /// Who is connected here.
+    #[must_use]
+    pub fn peers(&self) -> Peers<'_> {
+        Peers(&self.shared)
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// The peers of this pod as a fabric between pods sees them.
+    #[must_use]
+    pub fn local_peers(&self) -> Arc<dyn LocalPeers> {
+        Arc::clone(&self.shared) as Arc<dyn LocalPeers>
+    }
+
+    /// Whether a shutdown has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.drain.is_started()
+    }
+
+    /// Takes no more peers, tells those connected *close*, and waits until all connections have ended, at most 30 s.
+    /// Returns the number of peers that were still connected then. Cancel-safe; calling it again waits again.
+    pub async fn shutdown(&self) -> usize {
+        self.shared.drain.start();
+        self.shared
+            .registry
+            .for_each(|registration| peer::say_goodbye(registration));
+        // Who does not end in time is cut off with the process.
+        let _ = timeout(SHUTDOWN_TIMEOUT, self.shared.drain.done()).await;
+        self.shared.registry.len()
+    }
+
+    pub(crate) fn instruments(&self) -> &Instruments {
+        &self.shared.instruments
+    }
+
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.shared.drain
+    }
+}
+
+impl Gauges for Shared {
+    fn active_and_idle(&self) -> (u64, u64) {
+        let (mut active, mut all) = (0, 0);
+        self.registry.for_each(|registration| {
+            all += 1;
+            let silent = Duration::from_millis(u64::from(self.ticks.since(registration.heard())));
+            active += u64::from(silent <= ACTIVE);
+        });
+        (active, all - active)
+    }
+
+    fn queue_bytes_and_budget(&self) -> (u64, u64) {
+        (self.policy.used() as u64, self.policy.budget() as u64)
+    }
+}

@@ -1,6 +1,8 @@
 //! Waiting for conditions, and a paused clock that works with real sockets.
 
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 /// How long a test may wait for anything before it fails: far beyond what a busy machine needs.
@@ -26,11 +28,19 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// tokio's clock, stopped: it moves only by [`FrozenClock::advance`].
 ///
 /// A clock that is merely paused jumps to the next timer whenever the runtime waits, also when it waits for a socket. It does
-/// not while a blocking task runs, so one runs here until this is dropped. Should a test hang, that task gives up first, the
-/// clock jumps, and the test fails at the place where it waits.
+/// not while a blocking task runs, so one runs here until this is dropped. Should a test hang, that task gives up, the clock
+/// jumps, and the test fails: where it waits, or when this is dropped.
 #[derive(Debug)]
 pub(crate) struct FrozenClock {
     _held: mpsc::Sender<()>,
+    gave_up: Arc<AtomicBool>,
+}
+
+impl Drop for FrozenClock {
+    fn drop(&mut self) {
+        let gave_up = self.gave_up.load(Ordering::Relaxed);
+        assert!(!gave_up || std::thread::panicking(), "the test hung");
+    }
 }
 
 impl FrozenClock {
@@ -38,10 +48,16 @@ impl FrozenClock {
     pub(crate) fn freeze() -> Self {
         tokio::time::pause();
         let (held, dropped) = mpsc::channel::<()>();
+        let gave_up = Arc::<AtomicBool>::default();
+        let giving_up = Arc::clone(&gave_up);
         tokio::task::spawn_blocking(move || {
-            let _ = dropped.recv_timeout(PATIENCE * 2);
+            let waited = dropped.recv_timeout(PATIENCE);
+            giving_up.store(waited == Err(RecvTimeoutError::Timeout), Ordering::Relaxed);
         });
-        Self { _held: held }
+        Self {
+            _held: held,
+            gave_up,
+        }
     }
 
     /// Moves the clock on and lets every task see it.

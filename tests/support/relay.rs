@@ -16,6 +16,7 @@ use trunkline::transport::RemoteAddr;
 use trunkline::transport::memory::{self, MemoryPeer};
 use trunkline::{Relay, RelayBuilder, Server};
 
+use super::client::{payload_of, transport};
 use super::clock::{PATIENCE, until};
 use super::metrics::Metrics;
 
@@ -210,6 +211,20 @@ impl MemoryClient {
         let answer = client.end.recv().await.expect("an answer");
         assert_eq!(answer[..2], [1, 7]);
         client
+    }
+
+    /// As [`RawClient::sync`](super::RawClient::sync): all that the relay had queued for this peer (`me`) by now.
+    pub(crate) async fn sync(&mut self, me: &PeerId) -> Vec<Vec<u8>> {
+        assert!(self.end.send(transport(me, b"sync")).await);
+        let mut before = Vec::new();
+        loop {
+            let message = self.end.recv().await.expect("the peer stays");
+            if message[1] == 3 {
+                assert_eq!(payload_of(&message, me), b"sync");
+                return before;
+            }
+            before.push(message);
+        }
     }
 
     /// Connects and sends *auth*; the answer is still to be read.

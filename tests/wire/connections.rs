@@ -14,7 +14,7 @@ use trunkline::transport::ws::Stream;
 
 use crate::support::{
     CLOSE, Frame, FrozenClock, RawClient, TestRelay, auth_message, binary, close, frame,
-    health_check, ids, payload_of, peer, real_pause, transport,
+    health_check, ids, payload_of, peer, transport,
 };
 
 #[tokio::test]
@@ -270,7 +270,6 @@ async fn peers_are_active_for_30_s_after_their_last_message() {
     busy.sync(&peer("busy")).await;
     clock.advance(Duration::from_secs(2)).await;
     assert_eq!(counts().await, (1, 1));
-    real_pause().await;
     busy.reset();
     relay.peers(1).await;
     assert_eq!(counts().await, (0, 1));

@@ -149,6 +149,8 @@ async fn subscriptions_beyond_the_limit_are_refused_and_counted() {
 async fn the_last_notice_is_the_truth_after_thousands_of_changes() {
     const IDS: usize = 8;
     const CHANGES: usize = 400;
+    // Half of them wait for their end before they come back, the others run into it.
+    let waits = |number: usize| number < IDS / 2;
     let relay = TestRelay::start();
     let all: Vec<_> = (0..IDS).map(|n| peer(&format!("x{n}"))).collect();
     let mut watchers = Vec::new();
@@ -164,13 +166,21 @@ async fn the_last_notice_is_the_truth_after_thousands_of_changes() {
         let handle = relay.relay.clone();
         togglers.push(tokio::spawn(async move {
             let name = format!("x{number}");
+            let mut ending = Vec::new();
             for turn in 0..CHANGES / 2 {
                 let client = MemoryClient::connect(&handle, &name).await;
                 if turn % 3 == 0 {
                     assert!(client.end.send(close()).await);
                 }
                 drop(client.end);
-                client.connection.await.unwrap().unwrap();
+                if waits(number) {
+                    client.connection.await.unwrap().unwrap();
+                } else {
+                    ending.push(client.connection);
+                }
+            }
+            for connection in ending {
+                connection.await.unwrap().unwrap();
             }
             // Every other one stays.
             match number % 2 {
@@ -217,8 +227,16 @@ async fn the_last_notice_is_the_truth_after_thousands_of_changes() {
             let truth = if number % 2 == 0 { ONLINE } else { OFFLINE };
             assert_eq!(*last, Some(truth), "x{number} of {last:?}");
         }
-        // Once for every time that it went: it had never unsubscribed.
-        assert_eq!(offline, [CHANGES / 2; IDS]);
+        // Once for every time that it went: it had never unsubscribed. Who did not wait took itself over now and then.
+        for (number, &offline) in offline.iter().enumerate() {
+            let went = CHANGES / 2;
+            let right = if waits(number) {
+                offline == went
+            } else {
+                (1..=went).contains(&offline)
+            };
+            assert!(right, "x{number}: {offline} of {went}");
+        }
     }
     let online: Vec<_> = (0..IDS)
         .map(|n| relay.relay.peers().contains(&all[n]))

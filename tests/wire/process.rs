@@ -3,13 +3,10 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use tokio::task::spawn_blocking;
 use trunkline::auth::{Secret, mint};
 use trunkline::proto::peer::encode_auth;
 
-use crate::support::{
-    RawClient, UPGRADE_REQUEST, binary, close, peer, real_pause, request, transport, until,
-};
+use crate::support::{RawClient, UPGRADE_REQUEST, binary, close, peer, request, transport, until};
 
 /// The binary on free ports; killed when the test ends, however it ends.
 struct Process {
@@ -127,6 +124,4 @@ async fn the_second_signal_ends_it_at_once() {
     process.signal("TERM").await;
     assert_eq!(process.ended().await.code(), Some(1));
     drop(stalled);
-    spawn_blocking(|| ()).await.unwrap();
-    real_pause().await;
 }

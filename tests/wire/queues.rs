@@ -46,7 +46,7 @@ async fn a_receiver_that_never_reads_costs_a_bounded_queue_and_no_one_else_a_mes
     let relay = TestRelay::with(|builder| builder.peer_queue_bytes(QUEUE));
     let clock = FrozenClock::freeze();
     let mut sender = RawClient::connected(&relay, "sender").await;
-    let _stalled = RawClient::connected_narrowly(&relay, "stalled").await;
+    let stalled = RawClient::connected_narrowly(&relay, "stalled").await;
     let mut healthy = RawClient::connected(&relay, "healthy").await;
     for window in 0..150_u32 {
         let numbers = window * 20..(window + 1) * 20;
@@ -80,7 +80,7 @@ async fn a_receiver_that_never_reads_costs_a_bounded_queue_and_no_one_else_a_mes
     assert_eq!(metrics.sum(name, &[("reason", "queue_full")]), refused);
 
     // When it goes, what still waited for it is accounted for.
-    drop(_stalled);
+    drop(stalled);
     relay.peers(2).await;
     let (received, _) = relay.conserved().await;
     assert_eq!(received, 9000);

@@ -18,6 +18,7 @@ use crate::support::{MemoryClient, TestRelay, close, ids, payload_of, peer, tran
 const IDS: usize = 5;
 const ACTORS: usize = 6;
 const STEPS: usize = 700;
+const ROUNDS: usize = 2000;
 
 fn seed() -> u64 {
     let given = std::env::var("TRUNKLINE_TEST_SEED").ok();
@@ -257,4 +258,59 @@ async fn thousands_of_random_connections_leave_nothing_untrue_behind() {
     let metrics = relay.read_metrics().await;
     assert_eq!(metrics.sum("relay_queue_bytes", &[]), 0);
     relay.stopped().await;
+}
+
+/// A peer's old connection ends while its new one begins: a watcher hears *online* only (a takeover), or *offline* and then
+/// *online*. The other order would leave it with the wrong notice for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_end_and_a_comeback_at_the_same_moment_are_told_in_their_order() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let relay = TestRelay::start();
+    let x = peer("x");
+    let mut watchers = Vec::new();
+    for watcher in ["w0", "w1", "w2"] {
+        watchers.push((peer(watcher), relay.memory_peer(watcher).await));
+    }
+    let (mut takeovers, mut ends) = (0, 0);
+    let mut current = relay.memory_peer("x").await;
+    for round in 0..ROUNDS {
+        for (me, watcher) in &mut watchers {
+            assert!(watcher.end.send(ids(8, &[x])).await);
+            assert_eq!(watcher.sync(me).await, [ids(10, &[x])]);
+        }
+        let (pause, delay) = (random.random_range(0..1200), random.random_range(0..400));
+        let older = tokio::spawn(async move {
+            spin(pause);
+            drop(current.end);
+            current.connection.await.unwrap().unwrap();
+        });
+        let handle = relay.relay.clone();
+        let newer = tokio::spawn(async move {
+            spin(delay);
+            MemoryClient::connect(&handle, "x").await
+        });
+        older.await.unwrap();
+        current = newer.await.unwrap();
+        let (online, offline) = (ids(10, &[x]), ids(11, &[x]));
+        for (me, watcher) in &mut watchers {
+            let told = watcher.sync(me).await;
+            if told == [online.clone()] {
+                takeovers += 1;
+            } else {
+                let right = [offline.clone(), online.clone()];
+                assert_eq!(told, right, "round {round}");
+                ends += 1;
+            }
+        }
+    }
+    println!("{takeovers} notices of a takeover, {ends} of an end and a comeback");
+    assert_eq!(takeovers + ends, 3 * ROUNDS);
+    relay.conserved().await;
+}
+
+/// Passes a very short time in this thread.
+fn spin(turns: u32) {
+    for _ in 0..turns * 16 {
+        std::hint::spin_loop();
+    }
 }

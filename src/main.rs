@@ -89,6 +89,8 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
             metrics,
         )
         .bind()?;
+    // Before anybody is told that the relay is up: whoever stops it then is heard.
+    let shutdown = shutdown_signal();
     info!(
         version = env!("CARGO_PKG_VERSION"),
         instance_url = instance_url.as_str(),
@@ -98,7 +100,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         metrics = server.metrics_addr().map(tracing::field::display),
         "relay is up"
     );
-    server.run(shutdown_signal()).await;
+    server.run(shutdown).await;
     Ok(())
 }
 

@@ -109,7 +109,9 @@ impl QueuePolicy {
     ) -> Arc<Self> {
         Arc::new(Self {
             peer_bytes,
-            max_age: u32::try_from(max_age.as_millis()).unwrap_or(u32::MAX / 2),
+            // Half of what fits, so that a quarter more still does.
+            max_age: u32::try_from(max_age.as_millis())
+                .map_or(u32::MAX / 2, |ms| ms.min(u32::MAX / 2)),
             budget,
             used: AtomicUsize::new(0),
             counters,
@@ -295,12 +297,16 @@ impl Outbox {
     pub fn push(&self, message: &[u8]) -> Result<(), DropReason> {
         let (head, head_len) = self.framing.head(message.len());
         let need = head_len + message.len();
+        let mut expired = Expired::default();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(DropReason::ReceiverClosed);
         }
         if state.queued + need > self.policy.peer_bytes {
-            return Err(DropReason::QueueFull);
+            state.expire(&self.policy, &mut expired);
+            if state.queued + need > self.policy.peer_bytes {
+                return Err(DropReason::QueueFull);
+            }
         }
         let fits = state.tail.as_ref().is_some_and(|tail| {
             // A slab is dropped whole when it is too old, so it may not span much more time than a fraction of that.
@@ -308,6 +314,8 @@ impl Outbox {
                 && self.policy.ticks.since(tail.opened) <= self.policy.max_age / 4
         });
         if !fits {
+            // A trickle opens slabs by their age, nearly empty: without this their number would have no bound.
+            state.expire(&self.policy, &mut expired);
             let fresh = Slab::open(&self.policy).ok_or(DropReason::OverBudget)?;
             if let Some(full) = state.tail.replace(fresh) {
                 state.backlog.push_back(full);
@@ -446,6 +454,13 @@ impl Outbox {
         }
     }
 
+    /// Drops what is too old, although nobody takes or pushes anything: a receiver that has stopped reading gives back what it
+    /// holds of the budget of all.
+    pub fn release(&self) {
+        let mut expired = Expired::default();
+        self.state.lock().expire(&self.policy, &mut expired);
+    }
+
     /// Whether the outbox still accepts messages.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -461,6 +476,8 @@ impl Outbox {
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Taken> {
         let mut expired = Expired::default();
         let mut state = self.state.lock();
+        // It may have been woken by its socket and not by us; from here on it is writing, and nobody else may.
+        state.idle = false;
         state.queued -= std::mem::take(&mut state.with_writer);
         match state.phase {
             Phase::Aborted => return Poll::Ready(Taken::Aborted),
@@ -478,15 +495,8 @@ impl Outbox {
         if !state.control.is_empty() {
             return Poll::Ready(Taken::Control(std::mem::take(&mut state.control)));
         }
-        while let Some(mut slab) = state.oldest() {
-            // The youngest message in it came at most a quarter later than the first.
-            if self.policy.ticks.since(slab.opened) > self.policy.max_age + self.policy.max_age / 4
-            {
-                state.queued -= slab.len;
-                slab.fate = Some(DropReason::Expired);
-                expired.0.push(slab);
-                continue;
-            }
+        state.expire(&self.policy, &mut expired);
+        if let Some(slab) = state.oldest() {
             state.with_writer = slab.len;
             return Poll::Ready(Taken::Data(slab));
         }
@@ -525,6 +535,20 @@ impl State {
             || !self.backlog.is_empty()
             || !self.control.is_empty()
             || self.phase != Phase::Open
+    }
+
+    /// Takes out all slabs in which every message is too old. What the writer or the socket has begun is not touched.
+    fn expire(&mut self, policy: &QueuePolicy, expired: &mut Expired) {
+        // The youngest message in a slab came at most a quarter later than the first.
+        let too_old = policy.max_age + policy.max_age / 4;
+        while let Some(oldest) = self.backlog.front().or(self.tail.as_ref())
+            && policy.ticks.since(oldest.opened) > too_old
+            && let Some(mut slab) = self.oldest()
+        {
+            self.queued -= slab.len;
+            slab.fate = Some(DropReason::Expired);
+            expired.0.push(slab);
+        }
     }
 
     fn oldest(&mut self) -> Option<Slab> {

@@ -472,3 +472,77 @@ proptest! {
         prop_assert_eq!(bench.policy.used(), 0);
     }
 }
+
+/// A socket that takes everything and remembers it.
+#[derive(Default)]
+struct Sink(Mutex<Vec<u8>>);
+
+impl TryWrite for Sink {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+}
+
+#[test]
+fn a_writer_that_was_woken_for_nothing_is_not_overtaken() {
+    let bench = bench(1 << 20, 1 << 20);
+    let socket = Arc::<Sink>::default();
+    bench.outbox.set_direct(Arc::clone(&socket) as _);
+    assert!(bench.take().is_none(), "nothing to write: the writer waits");
+    bench.outbox.push(b"first").unwrap();
+    // A socket that becomes writable wakes its task also when nobody waits for that any more.
+    let Some(Taken::Data(first)) = bench.take() else {
+        panic!("the writer finds what nobody has flushed yet")
+    };
+    bench.outbox.push(b"second").unwrap();
+    bench.outbox.flush();
+    assert!(
+        socket.0.lock().is_empty(),
+        "the writer has a slab in its hands: nobody else may write"
+    );
+    assert_eq!(unframe(first.bytes()), [b"first"]);
+    first.delivered();
+    let Some(Taken::Data(second)) = bench.take() else {
+        panic!("what came meanwhile is next")
+    };
+    assert_eq!(unframe(second.bytes()), [b"second"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_takes_nothing_holds_no_more_slabs_than_are_young_enough() {
+    let ticks = Ticks::default();
+    ticks.start();
+    let bench = bench_with(512 << 10, Duration::from_secs(1), 64 << 20, ticks);
+    // A message every 100 ms for a minute: few bytes, but each quarter of a second opens a slab.
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bench.outbox.push(&[7; 38]).unwrap();
+    }
+    let slabs = bench.policy.used() / BUFFER_LEN;
+    assert!(slabs <= 8, "{slabs} slabs for {} bytes", 600 * 40);
+    assert!(bench.counters.dropped_count(DropReason::Expired) >= 580);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_old_makes_room_for_what_is_new() {
+    let ticks = Ticks::default();
+    ticks.start();
+    let bench = bench_with(64 << 10, Duration::from_secs(1), 64 << 20, ticks);
+    while bench.outbox.push(&[1; 1280]).is_ok() {}
+    assert_eq!(bench.outbox.push(&[1; 1280]), Err(DropReason::QueueFull));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.outbox.push(&[2; 1280]), Ok(()));
+    let Some(Taken::Data(slab)) = bench.take() else {
+        panic!("the new message")
+    };
+    assert_eq!(unframe(slab.bytes()), [[2; 1280]]);
+}
+
+#[test]
+fn an_age_of_weeks_is_no_overflow() {
+    let weeks = Duration::from_millis(u64::from(u32::MAX) - 1);
+    let bench = bench_with(1 << 20, weeks, 1 << 20, Ticks::default());
+    bench.outbox.push(b"one").unwrap();
+    assert!(matches!(bench.take(), Some(Taken::Data(_))));
+}

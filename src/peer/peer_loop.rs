@@ -20,7 +20,7 @@ use crate::crosspod::{CrossPod, Forward, Forwarded};
 use crate::proto::PeerId;
 use crate::proto::limits::{MESSAGE_MAX, TRANSPORT_HEADER_LEN};
 use crate::proto::peer::{self, HEALTH_CHECK, Message, MessageError, MessageType};
-use crate::routing::{EndReason, Registration, RouteMemo, Subscriptions};
+use crate::routing::{EndReason, Presence, Registration, RouteMemo, Subscriptions};
 use crate::telemetry::counters::{Counters, DropReason};
 use crate::transport::{MessageReader, MessageTransport, ReadError};
 
@@ -132,7 +132,7 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     );
     let _connected = shared.instruments.connected(kind as usize);
     let watch = shared.drain.watch();
-    let old = shared.presence.register(&registration);
+    let (member, old) = Member::join(&shared, registration);
     shared.instruments.stored(began.elapsed());
     let client = incoming.remote;
     match &old {
@@ -152,12 +152,12 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     drop(old);
     // A shutdown that began between the handshake and the registration has not seen this peer.
     if watch.is_started() {
-        say_goodbye(&registration);
+        say_goodbye(&member.registration);
     }
 
     let (mut reader, writer) = incoming.transport.split();
     let mut writer = tokio::spawn({
-        let registration = Arc::clone(&registration);
+        let registration = Arc::clone(&member.registration);
         async move {
             writer.await;
             registration.end(EndReason::WriterEnded);
@@ -168,19 +168,24 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         cross_pod: shared.cross_pod.as_ref().map(|fabric| fabric.fork()),
         health: HealthCheck::new(shared.health_check_threshold),
         memo: RouteMemo::default(),
-        subscriptions: Subscriptions::default(),
+        warned: false,
         tally: Tally::default(),
-        registration,
+        member,
         shared,
     };
     let reason = this.relay(&mut reader).await;
     let Loop {
-        registration,
-        shared,
-        subscriptions,
-        ..
+        mut member, shared, ..
     } = this;
-    shared.presence.unregister(&registration, subscriptions);
+    while shared
+        .presence
+        .end_some(&member.registration, &mut member.subscriptions)
+    {
+        // Unlike `yield_once` this lets the sockets have their turn, too.
+        tokio::task::yield_now().await;
+    }
+    member.leave();
+    let outbox = member.registration.outbox();
     let lasted = began.elapsed();
     info!(
         relay.peer.id = %peer, client.address = %client, relay.close.reason = reason.reason(),
@@ -200,17 +205,17 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     // left to save then.
     match farewell {
         Some(bytes) => {
-            registration.outbox().finish(None, bytes);
+            outbox.finish(None, bytes);
             let written = timeout(FAREWELL_TIMEOUT, &mut writer).await;
             // Also when the writer has ended: by a failed socket, perhaps, with messages left that nobody else would count.
-            registration.outbox().abort();
+            outbox.abort();
             if written.is_err() {
                 let _ = writer.await;
             }
             let _ = timeout(LINGER, poll_fn(|cx| reader.poll_drain(cx))).await;
         }
         None => {
-            registration.outbox().abort();
+            outbox.abort();
             let _ = writer.await;
         }
     }
@@ -265,13 +270,48 @@ impl Tally {
     }
 }
 
+/// A place in the registry, with its subscriptions. It is given up in any case, also when the connection's future is dropped or
+/// panics: nobody stays online who is not there, and no socket stays open.
+struct Member {
+    presence: Arc<Presence>,
+    registration: Arc<Registration>,
+    subscriptions: Subscriptions,
+}
+
+impl Member {
+    /// Takes the place, and returns the older connection that had it.
+    fn join(shared: &Shared, registration: Arc<Registration>) -> (Self, Option<Arc<Registration>>) {
+        let old = shared.presence.register(&registration);
+        let member = Self {
+            presence: Arc::clone(&shared.presence),
+            registration,
+            subscriptions: Subscriptions::default(),
+        };
+        (member, old)
+    }
+
+    /// Gives the place up; what is queued may still be written. A second time changes nothing.
+    fn leave(&mut self) {
+        let subscriptions = std::mem::take(&mut self.subscriptions);
+        self.presence.unregister(&self.registration, subscriptions);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.leave();
+        self.registration.outbox().abort();
+    }
+}
+
 struct Loop {
     shared: Arc<Shared>,
-    registration: Arc<Registration>,
+    member: Member,
     memo: RouteMemo,
     cross_pod: Option<Box<dyn CrossPod>>,
-    subscriptions: Subscriptions,
     health: HealthCheck,
+    /// Whether this peer's misbehaviour has been told once: it decides how often, and must not fill the log.
+    warned: bool,
     tally: Tally,
 }
 
@@ -295,7 +335,7 @@ impl Loop {
             if let Err(reason) = self.fill(reader, ticked).await {
                 return reason;
             }
-            self.registration.hear(self.shared.ticks.now());
+            self.member.registration.hear(self.shared.ticks.now());
         }
     }
 
@@ -307,7 +347,7 @@ impl Loop {
     ) -> Result<(), CloseReason> {
         poll_fn(|cx| {
             loop {
-                if let Poll::Ready(reason) = self.registration.poll_end(cx) {
+                if let Poll::Ready(reason) = self.member.registration.poll_end(cx) {
                     return Poll::Ready(Err(CloseReason::Ended(reason)));
                 }
                 let look_first = std::mem::take(&mut ticked);
@@ -332,11 +372,17 @@ impl Loop {
         match due {
             Due::Dead => return Err(CloseReason::HealthCheck),
             Due::Ask => {
-                if self.registration.outbox().push_control(&HEALTH_CHECK) {
+                if self
+                    .member
+                    .registration
+                    .outbox()
+                    .push_control(&HEALTH_CHECK)
+                {
                     self.shared.counters.control_sent(MessageType::HealthCheck);
                 }
                 reader.release();
                 self.memo.release();
+                self.member.registration.outbox().release();
             }
         }
         Ok(())
@@ -371,7 +417,7 @@ impl Loop {
             return self.tally.drop(DropReason::Malformed);
         }
         let destination = peer::transport_peer(message).expect("the length was checked above");
-        peer::stamp_source(message, self.registration.peer());
+        peer::stamp_source(message, self.member.registration.peer());
         // The second turn is for a receiver that was taken over between the look-up and the push.
         for _ in 0..2 {
             let Some(receiver) = self.memo.route(&self.shared.registry, &destination) else {
@@ -390,7 +436,7 @@ impl Loop {
     #[cold]
     fn elsewhere(&mut self, destination: PeerId, message: &[u8]) {
         let Some(fabric) = &mut self.cross_pod else {
-            debug!(relay.peer.id = %self.registration.peer(), relay.destination.id = %destination, "message dropped: no such peer");
+            debug!(relay.peer.id = %self.member.registration.peer(), relay.destination.id = %destination, "message dropped: no such peer");
             return self.tally.drop(DropReason::NoSuchPeer);
         };
         match fabric.forward(Forward {
@@ -400,7 +446,7 @@ impl Loop {
             Forwarded::Sent => self.tally.forwarded += 1,
             Forwarded::Held => {}
             Forwarded::Dropped(reason) => {
-                debug!(relay.peer.id = %self.registration.peer(), relay.destination.id = %destination, relay.drop.reason = reason.reason(), "message dropped by the fabric");
+                debug!(relay.peer.id = %self.member.registration.peer(), relay.destination.id = %destination, relay.drop.reason = reason.reason(), "message dropped by the fabric");
                 self.tally.drop(reason);
             }
         }
@@ -408,14 +454,18 @@ impl Loop {
 
     /// Everything but transport: rare, so it may cost something.
     fn control(&mut self, message: &[u8]) -> Result<(), CloseReason> {
-        let peer = *self.registration.peer();
+        let peer = *self.member.registration.peer();
         let counters = &self.shared.counters;
         if let Ok(kind @ (MessageType::Auth | MessageType::Hello)) = peer::message_type(message)
             && message.len() <= kind.max_len()
         {
             counters.received(kind, 1);
             counters.dropped(DropReason::Unexpected, 1);
-            info!(relay.peer.id = %peer, "message ignored: {} after authentication", kind.name());
+            if std::mem::replace(&mut self.warned, true) {
+                debug!(relay.peer.id = %peer, "message ignored: {} after authentication", kind.name());
+            } else {
+                info!(relay.peer.id = %peer, "message ignored: {} after authentication", kind.name());
+            }
             return Ok(());
         }
         let parsed = match peer::parse(message) {
@@ -439,8 +489,8 @@ impl Loop {
             Message::HealthCheck => self.health.answered(),
             Message::Subscribe(ids) => self.subscribe(ids.into_iter()),
             Message::Unsubscribe(ids) => self.shared.presence.unsubscribe(
-                &self.registration,
-                &mut self.subscriptions,
+                &self.member.registration,
+                &mut self.member.subscriptions,
                 ids.into_iter(),
             ),
             // The first three have been dealt with before; the others are for relays to send.
@@ -458,8 +508,8 @@ impl Loop {
     fn subscribe(&mut self, ids: impl Iterator<Item = PeerId>) {
         let mut elsewhere = Vec::new();
         let refused = self.shared.presence.subscribe(
-            &self.registration,
-            &mut self.subscriptions,
+            &self.member.registration,
+            &mut self.member.subscriptions,
             ids,
             self.shared.max_subscriptions,
             &mut elsewhere,
@@ -468,17 +518,22 @@ impl Loop {
             self.shared
                 .counters
                 .dropped(DropReason::SubscriptionLimit, refused as u64);
-            info!(
-                relay.peer.id = %self.registration.peer(), refused,
-                "subscriptions refused: {} is the limit for one peer", self.shared.max_subscriptions
+            let (peer, limit) = (
+                self.member.registration.peer(),
+                self.shared.max_subscriptions,
             );
+            if std::mem::replace(&mut self.warned, true) {
+                debug!(relay.peer.id = %peer, refused, "subscriptions refused: {limit} is the limit for one peer");
+            } else {
+                info!(relay.peer.id = %peer, refused, "subscriptions refused: {limit} is the limit for one peer");
+            }
         }
         if let Some(locate) = &self.shared.locate
             && !elsewhere.is_empty()
         {
             let locate = locate.clone();
             let presence = Arc::clone(&self.shared.presence);
-            let subscriber = Arc::clone(&self.registration);
+            let subscriber = Arc::clone(&self.member.registration);
             // Reading goes on meanwhile; a subscription that ended by then is not told.
             tokio::spawn(async move {
                 for id in elsewhere {

@@ -15,6 +15,9 @@ use crate::proto::PeerId;
 use crate::proto::peer::{self, MessageType};
 use crate::telemetry::counters::Counters;
 
+/// Subscriptions of a connection that ends which are taken out under one lock: some 50 us.
+const ENDED_AT_ONCE: usize = 64;
+
 /// One subscriber's interest in one ID.
 #[derive(Debug)]
 struct Watch {
@@ -84,11 +87,9 @@ impl Presence {
     }
 
     /// Ends a registration and its subscriptions; tells *offline* unless a newer connection has its place.
-    pub fn unregister(&self, registration: &Registration, subscriptions: Subscriptions) {
-        let mut watchers = self.watchers.lock();
-        for id in subscriptions.0 {
-            forget(&mut watchers, &id, registration.serial());
-        }
+    pub fn unregister(&self, registration: &Registration, mut subscriptions: Subscriptions) {
+        while self.end_some(registration, &mut subscriptions) {}
+        let watchers = self.watchers.lock();
         if !self.registry.remove(registration) {
             return;
         }
@@ -98,6 +99,19 @@ impl Presence {
                 self.tell(&watch.subscriber, MessageType::PeersOffline, &notice);
             }
         }
+    }
+
+    /// Ends some of the subscriptions of a connection that is ending; true if there are more. They may be many, and everybody who
+    /// comes or goes waits for the lock: let others run in between.
+    #[must_use]
+    pub fn end_some(&self, registration: &Registration, subscriptions: &mut Subscriptions) -> bool {
+        if !subscriptions.is_empty() {
+            let mut watchers = self.watchers.lock();
+            for id in subscriptions.0.extract_if(|_| true).take(ENDED_AT_ONCE) {
+                forget(&mut watchers, &id, registration.serial());
+            }
+        }
+        !subscriptions.is_empty()
     }
 
     /// Subscribes to `ids`, of which those online are told at once; IDs beyond `limit` are refused and their number returned.

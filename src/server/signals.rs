@@ -46,26 +46,33 @@ impl Signals {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT. From then on a second one ends the process at once, with exit code 1: so this is
-/// for programs, and for one place in them.
+/// Catches SIGTERM and SIGINT from the call on; the future resolves at the first. From then on a second one ends the process at
+/// once, with exit code 1: so this is for programs, and for one place in them.
 ///
 /// Where signals cannot be caught it never resolves, and the system's default action ends the process.
-pub async fn shutdown_signal() {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            warn!(%error, "signals cannot be caught");
-            return std::future::pending().await;
-        }
-    };
-    let first = signals.next().await;
-    info!(
-        signal = first,
-        "signal received: a second one ends the process at once"
-    );
-    tokio::spawn(async move {
-        let second = signals.next().await;
-        warn!(signal = second, "second signal received: ending at once");
-        std::process::exit(IMPATIENT);
-    });
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
+    // Now and not when first polled: a signal that comes in between would end the process without a word to the peers.
+    let signals = Signals::new();
+    async move {
+        let mut signals = match signals {
+            Ok(signals) => signals,
+            Err(error) => {
+                warn!(%error, "signals cannot be caught");
+                return std::future::pending().await;
+            }
+        };
+        let first = signals.next().await;
+        info!(
+            signal = first,
+            "signal received: a second one ends the process at once"
+        );
+        tokio::spawn(async move {
+            let second = signals.next().await;
+            warn!(signal = second, "second signal received: ending at once");
+            std::process::exit(IMPATIENT);
+        });
+    }
 }

@@ -14,7 +14,7 @@ use trunkline::transport::ws::Stream;
 
 use crate::support::{
     CLOSE, Frame, FrozenClock, RawClient, TestRelay, auth_message, binary, close, frame,
-    health_check, ids, payload_of, peer, transport,
+    health_check, ids, payload_of, peer, transport, until,
 };
 
 #[tokio::test]
@@ -273,4 +273,24 @@ async fn peers_are_active_for_30_s_after_their_last_message() {
     busy.reset();
     relay.peers(1).await;
     assert_eq!(counts().await, (0, 1));
+}
+
+#[tokio::test]
+async fn a_connection_whose_future_is_dropped_leaves_nothing_behind() {
+    let relay = TestRelay::start();
+    let mut watcher = relay.memory_peer("w").await;
+    let dropped = relay.memory_peer("d").await;
+    assert!(watcher.end.send(ids(8, &[peer("d")])).await);
+    assert_eq!(watcher.end.recv().await.unwrap(), ids(10, &[peer("d")]));
+    // What an embedder's timeout does to a connection, and what a panic in its own fabric does.
+    dropped.connection.abort();
+    let mut end = dropped.end;
+    assert_eq!(end.recv().await, None, "the connection has ended");
+    assert_eq!(watcher.end.recv().await.unwrap(), ids(11, &[peer("d")]));
+    assert!(!relay.relay.peers().contains(&peer("d")));
+    assert!(watcher.end.send(transport(&peer("d"), b"lost")).await);
+    until("the message is dropped", || {
+        relay.dropped(DropReason::NoSuchPeer) == 1
+    })
+    .await;
 }

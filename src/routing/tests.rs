@@ -332,3 +332,28 @@ fn racing_threads_leave_the_last_notice_true() {
         assert_eq!(world.presence.watched(), 0);
     }
 }
+
+#[test]
+fn many_subscriptions_end_a_few_at_a_time() {
+    let mut world = World::new();
+    let mut conn = world.connect("many");
+    let names: Vec<String> = (0..1000).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.subscribe(&mut conn, &names);
+    let mut turns = 0;
+    loop {
+        let before = conn.subscriptions.len();
+        let more = world
+            .presence
+            .end_some(&conn.registration, &mut conn.subscriptions);
+        let ended = before - conn.subscriptions.len();
+        assert!((1..=100).contains(&ended), "{ended} under one lock");
+        assert_eq!(world.presence.watched(), conn.subscriptions.len());
+        turns += 1;
+        if !more {
+            break;
+        }
+    }
+    assert!(turns >= 10);
+    world.end(conn);
+}

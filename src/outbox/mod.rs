@@ -11,61 +11,28 @@
 //!
 //! Source: performance.md, *Rules of the message path*.
 
+mod framing;
+mod policy;
+mod slab;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::buffers::{BUFFER_LEN, Buffer};
-use crate::telemetry::counters::{Counters, DropReason};
-use crate::ticks::Ticks;
+pub use framing::Framing;
+pub use policy::QueuePolicy;
+pub use slab::Slab;
+
+use crate::buffers::BUFFER_LEN;
+use crate::telemetry::counters::DropReason;
 
 /// Bytes that control messages may occupy before the connection is given up as stalled. Room for the *peers online*
 /// answers to some 29,000 subscribed IDs.
 pub const CONTROL_HEADROOM: usize = 1024 * 1024;
-
-/// How messages are delimited in the byte stream that the writer sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// Each message is one unmasked, final, binary WebSocket frame (RFC 6455, section 5.2).
-    WebSocket,
-    /// Each message follows its length, two bytes, big-endian: for transports that keep message boundaries themselves.
-    Length,
-}
-
-/// Bytes of the longest message head any framing writes.
-const HEAD_MAX: usize = 10;
-
-impl Framing {
-    /// The bytes before a message of `len` bytes, and how many of them count.
-    #[inline]
-    fn head(self, len: usize) -> ([u8; HEAD_MAX], usize) {
-        let mut head = [0; HEAD_MAX];
-        let length = u16::try_from(len).expect("a message is at most 8820 bytes");
-        match self {
-            Self::WebSocket => {
-                head[0] = 0x82;
-                if length < 126 {
-                    head[1] = length as u8;
-                    (head, 2)
-                } else {
-                    head[1] = 126;
-                    head[2..4].copy_from_slice(&length.to_be_bytes());
-                    (head, 4)
-                }
-            }
-            Self::Length => {
-                head[..2].copy_from_slice(&length.to_be_bytes());
-                (head, 2)
-            }
-        }
-    }
-}
 
 /// A socket that any thread may write to without waiting.
 pub trait TryWrite: Send + Sync {
@@ -84,125 +51,6 @@ impl fmt::Debug for dyn TryWrite {
 
 /// Slabs that one flush writes at most before it leaves the rest to the writer: a producer has its own work to do.
 const FLUSH_SLABS: usize = 2;
-
-/// What all outboxes of one relay share: their limits, the budget, the counters and the clock.
-#[derive(Debug)]
-pub struct QueuePolicy {
-    peer_bytes: usize,
-    max_age: u32,
-    budget: usize,
-    used: AtomicUsize,
-    counters: Arc<Counters>,
-    ticks: Ticks,
-}
-
-impl QueuePolicy {
-    /// `peer_bytes`: what one receiver may have queued. `max_age`: how long a message may wait. `budget`: bytes of slabs in
-    /// all queues together.
-    #[must_use]
-    pub fn new(
-        peer_bytes: usize,
-        max_age: Duration,
-        budget: usize,
-        counters: Arc<Counters>,
-        ticks: Ticks,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            peer_bytes,
-            // Half of what fits, so that a quarter more still does.
-            max_age: u32::try_from(max_age.as_millis())
-                .map_or(u32::MAX / 2, |ms| ms.min(u32::MAX / 2)),
-            budget,
-            used: AtomicUsize::new(0),
-            counters,
-            ticks,
-        })
-    }
-
-    /// Bytes of slabs held by all queues at this moment.
-    #[must_use]
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of slabs that all queues together may hold.
-    #[must_use]
-    pub fn budget(&self) -> usize {
-        self.budget
-    }
-}
-
-/// A run of framed messages, contiguous in memory.
-///
-/// Dropped without [`Slab::delivered`], its messages are counted as dropped.
-#[derive(Debug)]
-pub struct Slab {
-    buffer: Buffer,
-    len: usize,
-    /// Bytes at the front that the socket has taken already.
-    written: usize,
-    messages: u32,
-    message_bytes: u32,
-    /// When its first message came, in [`Ticks`].
-    opened: u32,
-    fate: Option<DropReason>,
-    policy: Arc<QueuePolicy>,
-}
-
-impl Slab {
-    fn open(policy: &Arc<QueuePolicy>) -> Option<Self> {
-        let before = policy.used.fetch_add(BUFFER_LEN, Ordering::Relaxed);
-        if before + BUFFER_LEN > policy.budget {
-            policy.used.fetch_sub(BUFFER_LEN, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self {
-            buffer: Buffer::take(),
-            len: 0,
-            written: 0,
-            messages: 0,
-            message_bytes: 0,
-            opened: policy.ticks.now(),
-            fate: Some(DropReason::ReceiverClosed),
-            policy: Arc::clone(policy),
-        })
-    }
-
-    #[inline]
-    fn append(&mut self, head: &[u8], message: &[u8]) {
-        let body = self.len + head.len();
-        self.buffer[self.len..body].copy_from_slice(head);
-        self.buffer[body..body + message.len()].copy_from_slice(message);
-        self.len = body + message.len();
-        self.messages += 1;
-        self.message_bytes += message.len() as u32;
-    }
-
-    /// The framed messages, or what is left of them to write.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.written..self.len]
-    }
-
-    /// Counts the messages as delivered: call it when all bytes have been handed to the kernel.
-    pub fn delivered(mut self) {
-        self.fate = None;
-    }
-}
-
-impl Drop for Slab {
-    fn drop(&mut self) {
-        self.policy.used.fetch_sub(BUFFER_LEN, Ordering::Relaxed);
-        let messages = u64::from(self.messages);
-        match self.fate {
-            None => self
-                .policy
-                .counters
-                .delivered(messages, u64::from(self.message_bytes)),
-            Some(reason) => self.policy.counters.dropped(reason, messages),
-        }
-    }
-}
 
 /// What the writer is to do next.
 #[derive(Debug)]

@@ -1,10 +1,14 @@
 //! The queue alone: order, limits, and that nothing is lost without being counted.
 
+use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::telemetry::counters::Counters;
+use crate::ticks::Ticks;
 
 struct Bench {
     outbox: Arc<Outbox>,

@@ -4,12 +4,15 @@
 //! make an [`Authenticated`], which the peer loop takes. Knows nothing of HTTP and of other pods.
 
 mod auth_layer;
+mod closed;
 mod error;
 mod handshake_metrics;
 mod health;
 mod hello;
+mod member;
 mod peer_loop;
 mod stack;
+mod tally;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,10 +22,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use auth_layer::{AuthLayer, Authenticated};
+pub use closed::{CloseReason, Closed};
 pub use error::HandshakeError;
 pub use hello::{Hello, HelloLayer};
 pub(crate) use peer_loop::say_goodbye;
-pub use peer_loop::{CloseReason, Closed};
 pub(crate) use stack::accept;
 
 use crate::auth::DynValidator;

@@ -14,85 +14,24 @@ use tokio::time::{Instant, timeout};
 use tower::{Service, ServiceExt};
 use tracing::{debug, info};
 
+use super::closed::{CloseReason, Closed};
 use super::health::{Due, HealthCheck};
+use super::member::Member;
+use super::tally::Tally;
 use super::{Authenticated, HandshakeError, Shared};
 use crate::crosspod::{CrossPod, Forward, Forwarded};
 use crate::proto::PeerId;
 use crate::proto::limits::{MESSAGE_MAX, TRANSPORT_HEADER_LEN};
-use crate::proto::peer::{self, HEALTH_CHECK, Message, MessageError, MessageType};
-use crate::routing::{EndReason, Presence, Registration, RouteMemo, Subscriptions};
-use crate::telemetry::counters::{Counters, DropReason};
-use crate::transport::{MessageReader, MessageTransport, ReadError};
+use crate::proto::peer::{self, HEALTH_CHECK, Message, MessageType};
+use crate::routing::{EndReason, Registration, RouteMemo};
+use crate::telemetry::counters::DropReason;
+use crate::transport::{MessageReader, MessageTransport};
 
 /// How long a peer may take to accept the last bytes of its connection (peer-protocol.md, *A connected peer*, Shutdown).
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the relay reads on after its last word, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Why a connected peer's loop ended.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The peer sent *close*.
-    ClosedByPeer,
-    /// The connection ended, or broke its transport's rules.
-    Read(ReadError),
-    /// The peer sent what is no message.
-    Message(MessageError),
-    /// The peer sent a message that only relays send.
-    NotForRelays(MessageType),
-    /// The peer did not answer health checks.
-    HealthCheck,
-    /// It was ended from outside: a takeover, a shutdown.
-    Ended(EndReason),
-}
-
-impl CloseReason {
-    /// The reason in logs and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::ClosedByPeer => "closed_by_peer",
-            Self::Read(error) => error.reason(),
-            Self::Message(error) => error.reason(),
-            Self::NotForRelays(_) => "unknown_type",
-            Self::HealthCheck => "health_check",
-            Self::Ended(reason) => reason.reason(),
-        }
-    }
-}
-
-impl std::fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::ClosedByPeer => f.write_str("closed by the peer"),
-            Self::Read(error) => error.fmt(f),
-            Self::Message(error) => error.fmt(f),
-            Self::NotForRelays(kind) => write!(f, "{} message sent by a peer", kind.name()),
-            Self::HealthCheck => f.write_str("health checks not answered"),
-            Self::Ended(EndReason::TakenOver) => {
-                f.write_str("taken over by a newer connection of the same peer")
-            }
-            Self::Ended(EndReason::Shutdown) => f.write_str("relay shuts down"),
-            Self::Ended(EndReason::WriterEnded) => {
-                f.write_str("nothing can be sent to the peer any more")
-            }
-            Self::Ended(EndReason::Requested) => f.write_str("closed on request"),
-        }
-    }
-}
-
-/// How a connected peer's connection went.
-#[derive(Debug)]
-pub struct Closed {
-    /// Whose connection it was.
-    pub peer: PeerId,
-    /// Why it ended.
-    pub reason: CloseReason,
-    /// How long the peer was connected.
-    pub lasted: Duration,
-}
 
 /// The innermost service of a connection: [`Authenticated`] in, [`Closed`] out. Always ready.
 #[derive(Debug, Clone)]
@@ -231,77 +170,6 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
 pub(crate) fn say_goodbye(registration: &Registration) {
     registration.outbox().finish(Some(&peer::CLOSE), &[]);
     registration.end(EndReason::Shutdown);
-}
-
-/// What a batch did, in plain integers.
-#[derive(Debug, Default)]
-struct Tally {
-    messages: u64,
-    bytes: u64,
-    forwarded: u64,
-    dropped: [u64; DropReason::ALL.len()],
-    any_dropped: bool,
-}
-
-impl Tally {
-    #[inline]
-    fn drop(&mut self, reason: DropReason) {
-        self.dropped[reason as usize] += 1;
-        self.any_dropped = true;
-    }
-
-    /// Hands everything over and starts again at zero.
-    fn flush(&mut self, counters: &Counters) {
-        if self.messages > 0 {
-            counters.received(MessageType::Transport, std::mem::take(&mut self.messages));
-            counters.received_bytes(std::mem::take(&mut self.bytes));
-        }
-        if self.forwarded > 0 {
-            counters.forwarded(std::mem::take(&mut self.forwarded));
-        }
-        if std::mem::take(&mut self.any_dropped) {
-            for reason in DropReason::ALL {
-                let count = std::mem::take(&mut self.dropped[reason as usize]);
-                if count > 0 {
-                    counters.dropped(reason, count);
-                }
-            }
-        }
-    }
-}
-
-/// A place in the registry, with its subscriptions. It is given up in any case, also when the connection's future is dropped or
-/// panics: nobody stays online who is not there, and no socket stays open.
-struct Member {
-    presence: Arc<Presence>,
-    registration: Arc<Registration>,
-    subscriptions: Subscriptions,
-}
-
-impl Member {
-    /// Takes the place, and returns the older connection that had it.
-    fn join(shared: &Shared, registration: Arc<Registration>) -> (Self, Option<Arc<Registration>>) {
-        let old = shared.presence.register(&registration);
-        let member = Self {
-            presence: Arc::clone(&shared.presence),
-            registration,
-            subscriptions: Subscriptions::default(),
-        };
-        (member, old)
-    }
-
-    /// Gives the place up; what is queued may still be written. A second time changes nothing.
-    fn leave(&mut self) {
-        let subscriptions = std::mem::take(&mut self.subscriptions);
-        self.presence.unregister(&self.registration, subscriptions);
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.leave();
-        self.registration.outbox().abort();
-    }
 }
 
 struct Loop {

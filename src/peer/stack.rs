@@ -6,9 +6,10 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::auth_layer::{AuthLayer, Authenticated};
+use super::closed::Closed;
 use super::handshake_metrics::HandshakeMetricsLayer;
 use super::hello::HelloLayer;
-use super::peer_loop::{Closed, PeerLoop};
+use super::peer_loop::PeerLoop;
 use super::{HANDSHAKE_TIMEOUT, HandshakeError, Incoming, Shared};
 use crate::stack::drain::DrainLayer;
 use crate::stack::stage::StageLayer;

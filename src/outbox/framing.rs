@@ -1,0 +1,39 @@
+//! How messages are told apart in the bytes that a writer sends.
+
+/// How messages are delimited in the byte stream that the writer sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Each message is one unmasked, final, binary WebSocket frame (RFC 6455, section 5.2).
+    WebSocket,
+    /// Each message follows its length, two bytes, big-endian: for transports that keep message boundaries themselves.
+    Length,
+}
+
+/// Bytes of the longest message head any framing writes.
+const HEAD_MAX: usize = 10;
+
+impl Framing {
+    /// The bytes before a message of `len` bytes, and how many of them count.
+    #[inline]
+    pub(super) fn head(self, len: usize) -> ([u8; HEAD_MAX], usize) {
+        let mut head = [0; HEAD_MAX];
+        let length = u16::try_from(len).expect("a message is at most 8820 bytes");
+        match self {
+            Self::WebSocket => {
+                head[0] = 0x82;
+                if length < 126 {
+                    head[1] = length as u8;
+                    (head, 2)
+                } else {
+                    head[1] = 126;
+                    head[2..4].copy_from_slice(&length.to_be_bytes());
+                    (head, 4)
+                }
+            }
+            Self::Length => {
+                head[..2].copy_from_slice(&length.to_be_bytes());
+                (head, 2)
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The program: reads the settings, builds, runs, and picks the exit code.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use tracing::info;
@@ -53,6 +54,28 @@ fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         .block_on(serve(settings))
 }
 
+/// Lets the process open as many files as its hard limit allows, as Go programs do by themselves: each peer is one, and the usual
+/// soft limit of 1024 is meant for programs that use `select`. Returns the limit, if there is one.
+#[cfg(unix)]
+fn raise_file_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        // It stays as it was, and the log says what that is.
+        Err(_) => limit.current,
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() -> Option<u64> {
+    None
+}
+
 async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     let secrets = settings.auth_secret.load()?;
     let validator = TokenValidator::new(keys(&secrets), Clock::system());
@@ -82,13 +105,17 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     let relay = relay.build()?;
     let instance_url = relay.instance_url().clone();
     let server = Server::builder(relay)
-        .listen(settings.listen_address.bind_addresses()?)
-        .health(settings.health_listen_address.bind_addresses()?)
+        .listen(addresses("--listen-address", &settings.listen_address)?)
+        .health(addresses(
+            "--health-listen-address",
+            &settings.health_listen_address,
+        )?)
         .metrics(
             ListenAddress::all(settings.metrics_port).bind_addresses()?,
             metrics,
         )
         .bind()?;
+    let open_files = raise_file_limit();
     // Before anybody is told that the relay is up: whoever stops it then is heard.
     let shutdown = shutdown_signal();
     info!(
@@ -96,12 +123,20 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         instance_url = instance_url.as_str(),
         listen = %server.local_addr()?,
         path = server.relay().path(),
+        open_files,
         health = server.health_addr().map(tracing::field::display),
         metrics = server.metrics_addr().map(tracing::field::display),
         "relay is up"
     );
     server.run(shutdown).await;
     Ok(())
+}
+
+/// The addresses to try, or the flag whose host name leads nowhere.
+fn addresses(flag: &str, address: &ListenAddress) -> Result<Vec<SocketAddr>, String> {
+    address
+        .bind_addresses()
+        .map_err(|error| format!("{flag}: the host name cannot be looked up: {error}"))
 }
 
 fn keys(secrets: &[SecretText]) -> Vec<Secret> {

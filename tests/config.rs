@@ -170,3 +170,27 @@ fn a_log_file_holds_one_json_object_a_line() {
         assert!(!members.values().any(nested), "{line}");
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn it_opens_as_many_files_as_the_hard_limit_allows() {
+    use std::io::{BufRead as _, BufReader};
+    let mut command = Command::new("sh");
+    command
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    command.arg("-c").arg(
+        "ulimit -Sn 64 && exec \"$0\" -l 127.0.0.1:0 -H 127.0.0.1:0 --metrics-port 0 -e rel://x -s s --log-format json",
+    );
+    command.arg(env!("CARGO_BIN_EXE_trunkline"));
+    let mut running = Running(command.spawn().expect("a shell"));
+    let stderr = running.0.stderr.take().expect("it is piped");
+    let line = BufReader::new(stderr)
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.contains("relay is up"))
+        .expect("the relay starts");
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert!(line["open_files"].as_u64() > Some(64), "{line}");
+}

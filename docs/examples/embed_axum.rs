@@ -63,6 +63,7 @@ pub(crate) async fn serve(
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().with_writer(io::stderr).init(); // the relay's log; without a subscriber there is none
     let secret = std::env::var("RELAY_SECRET").unwrap_or_else(|_| "change me".to_owned());
     let relay = Relay::builder()
         .exposed_address("rel://127.0.0.1:8080")

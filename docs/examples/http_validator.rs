@@ -107,6 +107,10 @@ impl Validator for HttpValidator {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    // The relay's log; without a subscriber there is none.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let mut args = std::env::args().skip(1);
     let (Some(authority), Some(path)) = (args.next(), args.next()) else {
         return Err("usage: http_validator HOST:PORT /PATH".into());

@@ -122,6 +122,14 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
+/// The words that would have been right, where there are only so many.
+fn choices(error: &clap::Error) -> &[String] {
+    match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(words)) => words,
+        _ => &[],
+    }
+}
+
 /// What clap refuses: `--bogus`, `-x`, a stray word, or a flag without its value.
 fn refused(error: &clap::Error) -> Option<String> {
     let text = context(error, ContextKind::InvalidArg)
@@ -139,6 +147,7 @@ fn clap_mistake(error: &clap::Error) -> Mistake {
         .or_else(|| context(error, ContextKind::SuggestedSubcommand));
     let remedy = match suggestion {
         Some(suggestion) => format!("did you mean {suggestion}?"),
+        None if !choices(error).is_empty() => format!("give one of {}", choices(error).join(", ")),
         None => "see --help for what there is".to_owned(),
     };
     match (error.kind(), refused(error)) {
@@ -154,6 +163,9 @@ fn clap_mistake(error: &clap::Error) -> Mistake {
             if context(error, ContextKind::InvalidValue).as_deref() == Some("") =>
         {
             Mistake::new(what, "its value is missing", "give one after it")
+        }
+        (ErrorKind::MissingRequiredArgument, Some(what)) => {
+            Mistake::new(what, "is required", "give it; see --help for what there is")
         }
         // Only the subcommands' own checks get here, and clap words them well.
         (_, what) => {

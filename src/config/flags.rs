@@ -191,7 +191,7 @@ Where to look:
 
 Exit codes:
   0  stopped by a signal, or printed what was asked for
-  1  could not start or go on (an address in use, ...)
+  1  could not start or go on (an address in use, ...), or a second signal
   2  a mistake in the configuration; all mistakes are listed on stderr, one a line";
 
 /// The whole command line: the relay's flags, hidden ones that this version refuses with a reason, `demo`, and

@@ -260,14 +260,14 @@ pub(super) fn switch(text: &str) -> Result<bool, Wrong> {
     }
 }
 
-/// A log level; `warning` is what the Go relays also take.
+/// A log level; `warning`, `fatal` and `panic` are what the Go relays also take. Nothing is logged above `error`.
 pub(super) fn log_level(text: &str) -> Result<LogLevel, Wrong> {
     match text.to_ascii_lowercase().as_str() {
         "trace" => Ok(LogLevel::Trace),
         "debug" => Ok(LogLevel::Debug),
         "info" => Ok(LogLevel::Info),
         "warn" | "warning" => Ok(LogLevel::Warn),
-        "error" => Ok(LogLevel::Error),
+        "error" | "fatal" | "panic" => Ok(LogLevel::Error),
         _ => Err(Wrong::new(
             format!("{} is not a log level", quoted(text)),
             "give trace, debug, info, warn or error",

@@ -78,12 +78,16 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let settled = meter.relay()?;
     let quiet = Instant::now();
     let mut progress = Progress::new(settings.progress);
+    let connections = settings.peers as u64;
     while let Some(rest) = settings
         .duration
         .checked_sub(quiet.elapsed())
         .filter(|rest| !rest.is_zero())
     {
         sleep(rest.min(TICK)).await;
+        if connections > 0 && crowd.ended.get() == connections {
+            return Err(LoadError::AllEnded { connections });
+        }
         progress.show(|| {
             let rest = settings.duration.saturating_sub(quiet.elapsed());
             format!(

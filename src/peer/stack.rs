@@ -23,6 +23,8 @@ pub(crate) async fn accept<T: MessageTransport>(
     shared: &Arc<Shared>,
     incoming: Incoming<T>,
 ) -> Result<Closed, HandshakeError> {
+    // Held from the first byte to the last: a shutdown that begins between two stages waits for what comes of it.
+    let _watch = shared.drain.watch();
     // Unauthenticated connections, and only those.
     let handshake = ServiceBuilder::new()
         // Outermost, so that whatever happens below is counted and logged once.
@@ -40,11 +42,11 @@ pub(crate) async fn accept<T: MessageTransport>(
         .layer(HelloLayer)
         .layer(AuthLayer::new(Arc::clone(&shared.validator)))
         .service(service_fn(admit));
-    ServiceBuilder::new()
+    let stack = ServiceBuilder::new()
         .layer(StageLayer::new(handshake))
-        .service(PeerLoop(Arc::clone(shared)))
-        .oneshot(incoming)
-        .await
+        .service(PeerLoop(Arc::clone(shared)));
+    // The builder is gone by now, and its copy of the handshake with it: nothing of that outlives the first stage.
+    stack.oneshot(incoming).await
 }
 
 /// The innermost service of the handshake: the permit, the timer and the token are given back when it has answered.

@@ -1,8 +1,12 @@
 //! The signals that end the process (operations.md, *Signals*).
 
 use std::io;
+use std::time::Duration;
 
 use tracing::{info, warn};
+
+/// What the log's writer gets for its last line.
+const LAST_WORD: Duration = Duration::from_millis(50);
 
 /// Exit code after a second signal.
 const IMPATIENT: i32 = 1;
@@ -72,6 +76,8 @@ pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
         tokio::spawn(async move {
             let second = signals.next().await;
             warn!(signal = second, "second signal received: ending at once");
+            // The log is written by a thread of its own, which `exit` does not wait for: this line is the one that matters.
+            std::thread::sleep(LAST_WORD);
             std::process::exit(IMPATIENT);
         });
     }

@@ -103,9 +103,25 @@ impl Instruments {
                 "Connections refused before or without authentication, by reason.",
             ),
         };
+        instruments.start_at_zero();
         instruments.observe_peers(meter);
         observe_counters(meter, counters);
         instruments
+    }
+
+    /// Shows what can be named beforehand from the start: an alert on an increase must see the first event, too.
+    fn start_at_zero(&self) {
+        self.reconnections.add(0, &[]);
+        self.takeovers
+            .add(0, &[KeyValue::new(names::SCOPE, "local")]);
+        for stage in ["upgrade", "auth"] {
+            self.handshake_timeouts
+                .add(0, &[KeyValue::new(names::STAGE, stage)]);
+        }
+        for reason in ["bad_signature", "expired"] {
+            self.authentication_failures
+                .add(0, &[KeyValue::new(names::REASON, reason)]);
+        }
     }
 
     /// A peer connected over the transport of this number; it counts until the guard is dropped.

@@ -3,6 +3,7 @@
 //! Owns the bound, the count of dropped lines and the end of the writer thread. Never blocks a thread that
 //! logs for longer than a copy takes, and never knows where lines go.
 
+use std::io::Write as _;
 use std::{fmt, io, mem, sync::Arc, thread, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
@@ -126,6 +127,7 @@ impl Shared {
     /// The writer thread: takes all that is queued, writes it, and tells what was lost.
     fn write_to(&self, mut sink: Box<dyn Sink>, tell_lost: impl Fn(u64)) {
         let mut batch = Vec::new();
+        let mut failing = false;
         loop {
             let mut state = self.state.lock();
             self.wake
@@ -141,8 +143,18 @@ impl Shared {
             let written = sink.write(&batch);
             let lost = match written {
                 // Told only once something could be written: before that, nobody would read it.
-                Ok(()) => mem::take(&mut self.state.lock().dropped),
-                Err(_) => {
+                Ok(()) => {
+                    failing = false;
+                    mem::take(&mut self.state.lock().dropped)
+                }
+                Err(error) => {
+                    // Said once, where it may still be read; nothing else can be done.
+                    if !mem::replace(&mut failing, true) {
+                        let _ = writeln!(
+                            io::stderr(),
+                            "trunkline: log lines cannot be written and are lost: {error}"
+                        );
+                    }
                     let lines = batch.iter().filter(|&&byte| byte == b'\n').count();
                     self.state.lock().dropped += lines as u64;
                     0

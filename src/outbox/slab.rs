@@ -18,7 +18,7 @@ pub struct Slab {
     pub(super) written: usize,
     messages: u32,
     message_bytes: u32,
-    /// When its first message came, in [`Ticks`].
+    /// When its first message came, in [`Ticks`](crate::ticks::Ticks).
     pub(super) opened: u32,
     pub(super) fate: Option<DropReason>,
     policy: Arc<QueuePolicy>,

@@ -5,7 +5,7 @@
 //! thread, frames made beforehand, no copy of what comes in; each report has its own CPU time beside the relay's.
 //! (performance.md; peer-protocol.md.)
 //!
-//! [`execute`] is the whole of it: settings in, [`Report`] out. The comparison in `benches/compare.rs` calls it too.
+//! [`execute`] is the whole of it: settings in, [`Report`] out. The comparison in `benches/compare/` calls it too.
 
 mod churn;
 mod command;

@@ -3,8 +3,8 @@
 //! Messages are copied once, framed, into slabs of contiguous bytes; the writer takes a whole slab and writes it with one
 //! system call. Nothing is allocated, reference-counted or woken for each message: a slab comes from the buffer pool, and
 //! a producer calls [`Outbox::flush`] once a batch. If the socket takes the slab at once, it is written there and then, and
-//! the writer's task sleeps on; only what the socket does not take is the writer's. Control messages (health checks, presence, the answer to *auth*)
-//! have a queue of their own that goes first; they are never dropped: when even that is full the connection ends.
+//! the writer's task sleeps on; only what the socket does not take is the writer's. Control messages (health checks, presence,
+//! the answer to *auth*) have a queue of their own that goes first; they are never dropped: when even that is full the connection ends.
 //!
 //! The outbox never knows what the bytes mean. Everything accepted is either delivered (the slab was written whole) or
 //! counted by reason: a [`Slab`] that is dropped unwritten reports its messages as it goes.

@@ -189,6 +189,14 @@ fn data_wakes_an_idle_writer_once() {
     assert!(!woken.0.take(), "it is awake already");
 }
 
+/// A writer that has found nothing to write and waits; the flag says whether it has been woken since.
+fn idle_writer(bench: &Bench) -> (Woken, Waker) {
+    let (woken, waker) = flagged_waker();
+    let mut cx = Context::from_waker(&waker);
+    assert!(bench.outbox.poll_take(&mut cx).is_pending());
+    (woken, waker)
+}
+
 /// A socket that takes so many bytes a call, and then none.
 #[derive(Default)]
 struct Socket {
@@ -251,13 +259,7 @@ fn a_producer_writes_itself_while_the_writer_is_idle() {
 fn what_the_socket_does_not_take_is_the_writers_and_finished_before_control() {
     let bench = bench(1 << 20, 1 << 20);
     let socket = direct(&bench, [Ok(4)]);
-    let (mut woken, waker) = flagged_waker();
-    assert!(
-        bench
-            .outbox
-            .poll_take(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    let (mut woken, _waker) = idle_writer(&bench);
     bench.outbox.push(b"message").unwrap();
     bench.outbox.flush();
     assert!(woken.take());
@@ -288,13 +290,7 @@ fn an_end_that_comes_while_a_producer_writes_is_not_forgotten() {
         }
     }
     let bench = bench(1 << 20, 1 << 20);
-    let (mut woken, waker) = flagged_waker();
-    assert!(
-        bench
-            .outbox
-            .poll_take(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    let (mut woken, waker) = idle_writer(&bench);
     let socket = Finishing(Mutex::new(Some(Arc::clone(&bench.outbox))), waker);
     bench.outbox.set_direct(Arc::new(socket));
     bench.outbox.push(b"message").unwrap();
@@ -309,13 +305,7 @@ fn an_end_that_comes_while_a_producer_writes_is_not_forgotten() {
 fn a_lost_socket_aborts_and_is_let_go() {
     let bench = bench(1 << 20, 1 << 20);
     let socket = direct(&bench, [Err(io::ErrorKind::ConnectionReset.into())]);
-    let (mut woken, waker) = flagged_waker();
-    assert!(
-        bench
-            .outbox
-            .poll_take(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    let (mut woken, _waker) = idle_writer(&bench);
     bench.outbox.push(b"message").unwrap();
     bench.outbox.flush();
     assert!(woken.take());

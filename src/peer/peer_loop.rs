@@ -70,7 +70,6 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         shared.ticks.now(),
     );
     let _connected = shared.instruments.connected(kind as usize);
-    let watch = shared.drain.watch();
     let (member, old) = Member::join(&shared, registration);
     shared.instruments.stored(began.elapsed());
     let client = incoming.remote;
@@ -90,7 +89,7 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     }
     drop(old);
     // A shutdown that began between the handshake and the registration has not seen this peer.
-    if watch.is_started() {
+    if shared.drain.is_started() {
         say_goodbye(&member.registration);
     }
 
@@ -158,7 +157,6 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
             let _ = writer.await;
         }
     }
-    drop(watch);
     Closed {
         peer,
         reason,

@@ -36,4 +36,23 @@ impl Framing {
             }
         }
     }
+
+    /// Where the message that starts at `at` has its body and its end, in bytes that [`Framing::head`] framed.
+    pub(super) fn next(self, bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+        let long = |from: usize| {
+            let length = bytes.get(from..from + 2)?;
+            Some((
+                from + 2,
+                usize::from(u16::from_be_bytes([length[0], length[1]])),
+            ))
+        };
+        let (body, len) = match self {
+            Self::WebSocket => match *bytes.get(at + 1)? {
+                126 => long(at + 2)?,
+                length => (at + 2, usize::from(length)),
+            },
+            Self::Length => long(at)?,
+        };
+        Some((body, body + len))
+    }
 }

@@ -6,28 +6,33 @@
 //! the writer's task sleeps on; only what the socket does not take is the writer's. Control messages (health checks, presence,
 //! the answer to *auth*) have a queue of their own that goes first; they are never dropped: when even that is full the connection ends.
 //!
-//! The outbox never knows what the bytes mean. Everything accepted is either delivered (the slab was written whole) or
+//! Under pressure (see [`share`] and [`trim`]) the outbox asks two things of a message: who sent it, and whether it is a WireGuard
+//! handshake, which is dropped last and never overtakes. Otherwise it does not know what the bytes mean. Everything accepted is either delivered (the slab was written whole) or
 //! counted by reason: a [`Slab`] that is dropped unwritten reports its messages as it goes.
 //!
 //! Source: performance.md, *Rules of the message path*.
 
 mod framing;
 mod policy;
+mod share;
 mod slab;
+mod trim;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 pub use framing::Framing;
 pub use policy::QueuePolicy;
 pub use slab::Slab;
 
-use crate::buffers::BUFFER_LEN;
+use self::share::{Admission, Ledger};
+use crate::proto::limits::TRANSPORT_HEADER_LEN;
+use crate::proto::wireguard;
 use crate::telemetry::counters::DropReason;
 
 /// Bytes that control messages may occupy before the connection is given up as stalled. Room for the *peers online*
@@ -48,6 +53,10 @@ impl fmt::Debug for dyn TryWrite {
         f.write_str("TryWrite")
     }
 }
+
+/// How long a handshake is worth keeping when all around it is dropped, in milliseconds: then its sender has sent the next one
+/// (`REKEY_TIMEOUT`; the WireGuard paper, section 6.1).
+const HANDSHAKE_AGE: u32 = 5_000;
 
 /// Slabs that one flush writes at most before it leaves the rest to the writer: a producer has its own work to do.
 const FLUSH_SLABS: usize = 2;
@@ -82,10 +91,16 @@ struct State {
     with_writer: usize,
     /// A slab of which the socket took a part, older than all others. Its frames must be finished.
     begun: Option<Slab>,
+    /// Handshakes that outlived the slabs around them, older than all of the backlog.
+    kept: Option<Slab>,
     /// Full slabs, oldest first; empty unless the receiver is slow.
     backlog: VecDeque<Slab>,
     /// The slab that is being filled, younger than all of the backlog.
     tail: Option<Slab>,
+    /// Who holds how much, while the queue is under pressure.
+    ledger: Option<Box<Ledger>>,
+    /// Whether those who trim know of this queue.
+    listed: bool,
     control: Vec<u8>,
     /// Raw bytes that go out last.
     farewell: Vec<u8>,
@@ -105,20 +120,24 @@ pub struct Outbox {
     state: Mutex<State>,
     framing: Framing,
     policy: Arc<QueuePolicy>,
+    this: Weak<Self>,
 }
 
 impl Outbox {
     /// An empty outbox. It owns no buffer until something is pushed.
     #[must_use]
     pub fn new(framing: Framing, policy: &Arc<QueuePolicy>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             state: Mutex::new(State {
                 phase: Phase::Open,
                 queued: 0,
                 with_writer: 0,
                 begun: None,
+                kept: None,
                 backlog: VecDeque::new(),
                 tail: None,
+                ledger: None,
+                listed: false,
                 control: Vec::new(),
                 farewell: Vec::new(),
                 waker: None,
@@ -128,6 +147,7 @@ impl Outbox {
             }),
             framing,
             policy: Arc::clone(policy),
+            this: Weak::clone(this),
         })
     }
 
@@ -145,38 +165,88 @@ impl Outbox {
     pub fn push(&self, message: &[u8]) -> Result<(), DropReason> {
         let (head, head_len) = self.framing.head(message.len());
         let need = head_len + message.len();
-        let mut expired = Expired::default();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(DropReason::ReceiverClosed);
         }
-        if state.queued + need > self.policy.peer_bytes {
-            state.expire(&self.policy, &mut expired);
-            if state.queued + need > self.policy.peer_bytes {
+        let calm = state.queued + need <= self.policy.calm_bytes;
+        if calm && self.fits(&state, need) {
+            state.append(&head[..head_len], message);
+            return Ok(());
+        }
+        self.push_slowly(state, &head[..head_len], message, calm)
+    }
+
+    /// Whether the slab that is being filled takes so many bytes more.
+    #[inline]
+    fn fits(&self, state: &State, need: usize) -> bool {
+        state.tail.as_ref().is_some_and(|tail| {
+            // A slab is dropped whole when it is too old, so it may not span much more time than a fraction of that.
+            tail.has_room(need) && self.policy.ticks.since(tail.opened) <= self.policy.max_age / 4
+        })
+    }
+
+    /// Pushes what needs a new slab, or comes to a queue under pressure.
+    #[inline(never)]
+    fn push_slowly(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        head: &[u8],
+        message: &[u8],
+        calm: bool,
+    ) -> Result<(), DropReason> {
+        let need = head.len() + message.len();
+        let mut expired = Expired::default();
+        let sender = sender(message);
+        let is_handshake = || {
+            message
+                .get(TRANSPORT_HEADER_LEN..)
+                .is_some_and(wireguard::is_handshake)
+        };
+        let mut admission = Admission::Share;
+        if !calm {
+            admission = state.admit(&self.policy, need, sender, is_handshake);
+            if admission != Admission::Share {
+                self.expire(&mut state, &mut expired);
+                admission = state.admit(&self.policy, need, sender, is_handshake);
+            }
+            if admission == Admission::Refused {
                 return Err(DropReason::QueueFull);
             }
         }
-        let fits = state.tail.as_ref().is_some_and(|tail| {
-            // A slab is dropped whole when it is too old, so it may not span much more time than a fraction of that.
-            tail.len + need <= BUFFER_LEN
-                && self.policy.ticks.since(tail.opened) <= self.policy.max_age / 4
-        });
-        if !fits {
+        if !self.fits(&state, need) {
             // A trickle opens slabs by their age, nearly empty: without this their number would have no bound.
-            state.expire(&self.policy, &mut expired);
-            let fresh = Slab::open(&self.policy).ok_or(DropReason::OverBudget)?;
+            self.expire(&mut state, &mut expired);
+            let fresh = Slab::open(&self.policy, self.policy.data_budget())
+                .or_else(|| {
+                    let all = self.policy.budget;
+                    is_handshake()
+                        .then(|| Slab::open(&self.policy, all))
+                        .flatten()
+                })
+                .ok_or(DropReason::OverBudget)?;
             if let Some(full) = state.tail.replace(fresh) {
                 state.backlog.push_back(full);
             }
+            if !state.listed && self.policy.is_half_used() {
+                state.listed = true;
+                self.policy.suspects.add(Weak::clone(&self.this));
+            }
         }
-        let tail = state.tail.as_mut().expect("a slab was opened above");
-        tail.append(&head[..head_len], message);
-        state.queued += need;
+        state.append(head, message);
+        if !calm {
+            let State { ledger, tail, .. } = &mut *state;
+            let tail = tail.as_mut().expect("a message was just appended to it");
+            ledger
+                .get_or_insert_default()
+                .charge(&mut tail.charges, sender, need, admission);
+        }
         Ok(())
     }
 
     /// Sends what has been pushed: writes it if the socket takes it at once, else leaves it to the writer. Never waits.
     pub fn flush(&self) {
+        self.policy.trim_if_wanted();
         let mut state = self.state.lock();
         for _ in 0..FLUSH_SLABS {
             // A writer that is not idle finds the data by itself, and so does a producer that is writing.
@@ -256,6 +326,7 @@ impl Outbox {
         }
         state.control.extend_from_slice(head);
         state.control.extend_from_slice(message);
+        self.policy.overdraw(head.len() + message.len());
         let waker = state.wake_idle();
         drop(state);
         if let Some(waker) = waker {
@@ -288,9 +359,10 @@ impl Outbox {
     pub fn abort(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Aborted;
-        state.control = Vec::new();
+        drop(state.take_control(&self.policy));
         state.farewell = Vec::new();
-        let slabs = (state.begun.take(), state.tail.take());
+        state.ledger = None;
+        let slabs = (state.begun.take(), state.kept.take(), state.tail.take());
         let backlog = std::mem::take(&mut state.backlog);
         let direct = state.direct.take();
         let waker = state.waker.take();
@@ -306,7 +378,47 @@ impl Outbox {
     /// holds of the budget of all.
     pub fn release(&self) {
         let mut expired = Expired::default();
-        self.state.lock().expire(&self.policy, &mut expired);
+        self.expire(&mut self.state.lock(), &mut expired);
+    }
+
+    /// How many slabs could be dropped; if that is none, the queue is off the list of those that are trimmed.
+    fn slabs_or_unlist(&self) -> usize {
+        let mut state = self.state.lock();
+        let slabs = state.backlog.len() + usize::from(state.tail.is_some());
+        state.listed = slabs > 0;
+        slabs
+    }
+
+    /// Drops the oldest slabs, but for their handshakes, until no more than `slabs` are left.
+    fn thin(&self, slabs: usize, reason: DropReason) {
+        let mut dropped = Expired::default();
+        let mut state = self.state.lock();
+        let excess =
+            (state.backlog.len() + usize::from(state.tail.is_some())).saturating_sub(slabs);
+        for _ in 0..excess {
+            state.drop_oldest(self.framing, reason, &mut dropped);
+        }
+    }
+
+    /// Drops all slabs in which every message is too old; their handshakes live somewhat longer. What the writer or the socket has
+    /// begun is not touched.
+    fn expire(&self, state: &mut State, expired: &mut Expired) {
+        let policy = &self.policy;
+        // The youngest message in a slab came at most a quarter later than the first.
+        let too_old = policy.max_age + policy.max_age / 4;
+        if let Some(kept) = &state.kept
+            && policy.ticks.since(kept.opened) > too_old.max(HANDSHAKE_AGE)
+            && let Some(mut slab) = state.kept.take()
+        {
+            state.queued -= slab.len;
+            slab.fate = Some(DropReason::Expired);
+            expired.0.push(slab);
+        }
+        while let Some(oldest) = state.backlog.front().or(state.tail.as_ref())
+            && policy.ticks.since(oldest.opened) > too_old
+        {
+            state.drop_oldest(self.framing, DropReason::Expired, expired);
+        }
     }
 
     /// Whether the outbox still accepts messages.
@@ -317,7 +429,7 @@ impl Outbox {
 
     /// The control bytes queued so far, for a connection whose writer does not run yet.
     pub fn take_control(&self) -> Vec<u8> {
-        std::mem::take(&mut self.state.lock().control)
+        self.state.lock().take_control(&self.policy)
     }
 
     /// The next thing to write. One writer only. Cancel-safe: nothing is taken unless it is returned.
@@ -341,9 +453,9 @@ impl Outbox {
             return Poll::Ready(Taken::Data(slab));
         }
         if !state.control.is_empty() {
-            return Poll::Ready(Taken::Control(std::mem::take(&mut state.control)));
+            return Poll::Ready(Taken::Control(state.take_control(&self.policy)));
         }
-        state.expire(&self.policy, &mut expired);
+        self.expire(&mut state, &mut expired);
         if let Some(slab) = state.oldest() {
             state.with_writer = slab.len;
             return Poll::Ready(Taken::Data(slab));
@@ -379,28 +491,83 @@ impl State {
     /// Whether the writer would find something to do.
     fn has_work(&self) -> bool {
         self.begun.is_some()
+            || self.kept.is_some()
             || self.tail.is_some()
             || !self.backlog.is_empty()
             || !self.control.is_empty()
             || self.phase != Phase::Open
     }
 
-    /// Takes out all slabs in which every message is too old. What the writer or the socket has begun is not touched.
-    fn expire(&mut self, policy: &QueuePolicy, expired: &mut Expired) {
-        // The youngest message in a slab came at most a quarter later than the first.
-        let too_old = policy.max_age + policy.max_age / 4;
-        while let Some(oldest) = self.backlog.front().or(self.tail.as_ref())
-            && policy.ticks.since(oldest.opened) > too_old
-            && let Some(mut slab) = self.oldest()
-        {
+    #[inline]
+    fn append(&mut self, head: &[u8], message: &[u8]) {
+        let tail = self.tail.as_mut().expect("a slab with room is there");
+        tail.append(head, message);
+        self.queued += head.len() + message.len();
+    }
+
+    fn admit(
+        &self,
+        policy: &QueuePolicy,
+        need: usize,
+        sender: u64,
+        is_handshake: impl FnOnce() -> bool,
+    ) -> Admission {
+        match &self.ledger {
+            Some(ledger) => ledger.admit(policy, self.queued, need, sender, is_handshake),
+            None => Ledger::default().admit(policy, self.queued, need, sender, is_handshake),
+        }
+    }
+
+    fn take_control(&mut self, policy: &QueuePolicy) -> Vec<u8> {
+        policy.unreserve(self.control.len());
+        std::mem::take(&mut self.control)
+    }
+
+    /// Drops the oldest slab that nobody has begun, but keeps its handshakes, in their place.
+    fn drop_oldest(&mut self, framing: Framing, reason: DropReason, dropped: &mut Expired) {
+        let Some(mut slab) = self.backlog.pop_front().or_else(|| self.tail.take()) else {
+            return;
+        };
+        self.uncharge(&slab);
+        let len = slab.len;
+        slab.retain(framing, reason, |message| {
+            message
+                .get(TRANSPORT_HEADER_LEN..)
+                .is_some_and(wireguard::is_handshake)
+        });
+        self.queued -= len - slab.len;
+        if slab.len == 0 {
+            return;
+        }
+        let absorbed = match &mut self.kept {
+            Some(kept) => kept.absorb(&mut slab),
+            None => {
+                slab.charges = Vec::new();
+                self.kept = Some(slab);
+                return;
+            }
+        };
+        if !absorbed {
             self.queued -= slab.len;
-            slab.fate = Some(DropReason::Expired);
-            expired.0.push(slab);
+            slab.fate = Some(reason);
+            dropped.0.push(slab);
+        }
+    }
+
+    fn uncharge(&mut self, slab: &Slab) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.release(&slab.charges);
         }
     }
 
     fn oldest(&mut self) -> Option<Slab> {
-        self.backlog.pop_front().or_else(|| self.tail.take())
+        let slab = self
+            .kept
+            .take()
+            .or_else(|| self.backlog.pop_front())
+            .or_else(|| self.tail.take())?;
+        self.uncharge(&slab);
+        Some(slab)
     }
 
     /// The waker of a writer that waits for something to write.
@@ -425,9 +592,23 @@ impl State {
         if idle {
             // An idle receiver keeps nothing that a busy hour made it grow.
             self.backlog.shrink_to(0);
+            // Not while a producer holds one of several slabs: the others are still charged.
+            if self.queued == 0 {
+                self.ledger = None;
+            }
         }
     }
 }
 
+/// The sender of a message, as far as queues tell senders apart: the last bytes of the hash that is its ID.
+fn sender(message: &[u8]) -> u64 {
+    message
+        .get(TRANSPORT_HEADER_LEN - 8..TRANSPORT_HEADER_LEN)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod pressure_tests;
 #[cfg(test)]
 mod tests;

@@ -1,25 +1,39 @@
 //! The limits that all queues of a relay share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::trim::{self, Suspects};
+use crate::buffers::BUFFER_LEN;
 use crate::telemetry::counters::Counters;
 use crate::ticks::Ticks;
 
 /// What all outboxes of one relay share: their limits, the budget, the counters and the clock.
 #[derive(Debug)]
 pub struct QueuePolicy {
+    /// What one queue may hold in all.
     pub(super) peer_bytes: usize,
+    /// What it may hold of anything but handshakes, which have the rest for themselves.
+    pub(super) data_bytes: usize,
+    /// From where on each sender may only have its share.
+    pub(super) shared_from: usize,
+    /// Up to where nobody asks whose messages they are.
+    pub(super) calm_bytes: usize,
     pub(super) max_age: u32,
     pub(super) budget: usize,
     pub(super) used: AtomicUsize,
     pub(super) counters: Arc<Counters>,
     pub(super) ticks: Ticks,
+    pub(super) suspects: Suspects,
+    pub(super) trim_wanted: AtomicBool,
+    /// When a round found nothing to trim, in ticks.
+    pub(super) nothing_to_trim_at: AtomicU32,
 }
 
 impl QueuePolicy {
-    /// `peer_bytes`: what one receiver may have queued. `max_age`: how long a message may wait. `budget`: bytes of slabs in
+    /// `peer_bytes`: what one receiver may have queued (of that: up to three quarters by anybody, then each sender its share, and
+    /// the last sixteenth for handshakes). `max_age`: how long a message may wait. `budget`: bytes of slabs in
     /// all queues together.
     #[must_use]
     pub fn new(
@@ -31,6 +45,9 @@ impl QueuePolicy {
     ) -> Arc<Self> {
         Arc::new(Self {
             peer_bytes,
+            data_bytes: peer_bytes - peer_bytes / 16,
+            shared_from: peer_bytes - peer_bytes / 4,
+            calm_bytes: peer_bytes / 2,
             // Half of what fits, so that a quarter more still does.
             max_age: u32::try_from(max_age.as_millis())
                 .map_or(u32::MAX / 2, |ms| ms.min(u32::MAX / 2)),
@@ -38,7 +55,70 @@ impl QueuePolicy {
             used: AtomicUsize::new(0),
             counters,
             ticks,
+            suspects: Suspects::default(),
+            trim_wanted: AtomicBool::new(false),
+            nothing_to_trim_at: AtomicU32::new(u32::MAX),
         })
+    }
+
+    /// Takes so many bytes out of the budget, if it has them.
+    #[must_use]
+    pub fn reserve(&self, bytes: usize) -> bool {
+        self.reserve_up_to(bytes, self.data_budget())
+    }
+
+    /// As [`QueuePolicy::reserve`], for those who may use all of the budget and those who may not.
+    pub(super) fn reserve_up_to(&self, bytes: usize, budget: usize) -> bool {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used > self.trim_from() && !self.trim_wanted.load(Ordering::Relaxed) {
+            self.trim_wanted.store(true, Ordering::Relaxed);
+        }
+        if used > budget {
+            self.unreserve(bytes);
+            return false;
+        }
+        true
+    }
+
+    /// Takes so many bytes out of the budget although it may not have them: for what is small, and bounded elsewhere.
+    pub(super) fn overdraw(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives bytes back to the budget.
+    pub fn unreserve(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// What everything but handshakes may use of the budget.
+    pub(super) fn data_budget(&self) -> usize {
+        self.budget - self.budget / 32 / BUFFER_LEN * BUFFER_LEN
+    }
+
+    /// From where on the largest queues are trimmed.
+    fn trim_from(&self) -> usize {
+        self.budget / 8 * 7
+    }
+
+    /// Whether so much is used that it is time to know who the large ones are.
+    pub(super) fn is_half_used(&self) -> bool {
+        self.used() > self.budget / 2
+    }
+
+    /// Whether so little is left, although the largest queues have been trimmed, that a further peer would be one too many.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.used() > self.budget / 16 * 15
+    }
+
+    /// Cuts the largest queues if that is due. No outbox may be locked by the caller.
+    #[inline]
+    pub(super) fn trim_if_wanted(&self) {
+        if self.trim_wanted.load(Ordering::Relaxed)
+            && self.nothing_to_trim_at.load(Ordering::Relaxed) != self.ticks.now()
+        {
+            trim::trim(self);
+        }
     }
 
     /// Bytes of slabs held by all queues at this moment.

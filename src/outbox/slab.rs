@@ -1,9 +1,10 @@
 //! Messages in a row, in one buffer, with one fate.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::framing::Framing;
 use super::policy::QueuePolicy;
+use super::share::Charge;
 use crate::buffers::{BUFFER_LEN, Buffer};
 use crate::telemetry::counters::DropReason;
 
@@ -21,14 +22,15 @@ pub struct Slab {
     /// When its first message came, in [`Ticks`](crate::ticks::Ticks).
     pub(super) opened: u32,
     pub(super) fate: Option<DropReason>,
+    /// Whose messages it holds, as far as they came under pressure.
+    pub(super) charges: Vec<Charge>,
     policy: Arc<QueuePolicy>,
 }
 
 impl Slab {
-    pub(super) fn open(policy: &Arc<QueuePolicy>) -> Option<Self> {
-        let before = policy.used.fetch_add(BUFFER_LEN, Ordering::Relaxed);
-        if before + BUFFER_LEN > policy.budget {
-            policy.used.fetch_sub(BUFFER_LEN, Ordering::Relaxed);
+    /// None if the budget of all queues is used up, to `budget` bytes.
+    pub(super) fn open(policy: &Arc<QueuePolicy>, budget: usize) -> Option<Self> {
+        if !policy.reserve_up_to(BUFFER_LEN, budget) {
             return None;
         }
         Some(Self {
@@ -39,6 +41,7 @@ impl Slab {
             message_bytes: 0,
             opened: policy.ticks.now(),
             fate: Some(DropReason::ReceiverClosed),
+            charges: Vec::new(),
             policy: Arc::clone(policy),
         })
     }
@@ -59,6 +62,51 @@ impl Slab {
         &self.buffer[self.written..self.len]
     }
 
+    /// Whether so many bytes more fit in.
+    pub(super) fn has_room(&self, need: usize) -> bool {
+        self.len + need <= BUFFER_LEN
+    }
+
+    /// Drops all messages but those that `keep` wants, and counts them. What is kept keeps its order.
+    ///
+    /// Not for a slab of which the socket has taken a part.
+    pub(super) fn retain(
+        &mut self,
+        framing: Framing,
+        reason: DropReason,
+        mut keep: impl FnMut(&[u8]) -> bool,
+    ) {
+        let mut at = 0;
+        let (mut len, mut messages, mut message_bytes) = (0, 0, 0);
+        while let Some((body, end)) = framing.next(&self.buffer[..self.len], at) {
+            if keep(&self.buffer[body..end]) {
+                self.buffer.copy_within(at..end, len);
+                len += end - at;
+                messages += 1;
+                message_bytes += (end - body) as u32;
+            }
+            at = end;
+        }
+        self.policy
+            .counters
+            .dropped(reason, u64::from(self.messages - messages));
+        (self.len, self.messages, self.message_bytes) = (len, messages, message_bytes);
+    }
+
+    /// Takes over all messages of a younger slab, if they fit.
+    pub(super) fn absorb(&mut self, younger: &mut Self) -> bool {
+        if !self.has_room(younger.len) {
+            return false;
+        }
+        let end = self.len + younger.len;
+        self.buffer[self.len..end].copy_from_slice(&younger.buffer[..younger.len]);
+        self.len = end;
+        self.messages += std::mem::take(&mut younger.messages);
+        self.message_bytes += std::mem::take(&mut younger.message_bytes);
+        younger.len = 0;
+        true
+    }
+
     /// Counts the messages as delivered: call it when all bytes have been handed to the kernel.
     pub fn delivered(mut self) {
         self.fate = None;
@@ -67,7 +115,7 @@ impl Slab {
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        self.policy.used.fetch_sub(BUFFER_LEN, Ordering::Relaxed);
+        self.policy.unreserve(BUFFER_LEN);
         let messages = u64::from(self.messages);
         match self.fate {
             None => self

@@ -6,6 +6,7 @@
 
 pub mod limits;
 pub mod peer;
+pub mod wireguard;
 
 mod id;
 mod instance_url;

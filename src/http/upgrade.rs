@@ -6,8 +6,8 @@ use axum::extract::ConnectInfo;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{
-    ALLOW, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
@@ -33,6 +33,14 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
     };
     if relay.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "relay is shutting down\n").into_response();
+    }
+    if !relay.has_memory() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(RETRY_AFTER, HeaderValue::from_static("5"))],
+            "relay has too little memory left for one more peer\n",
+        )
+            .into_response();
     }
     let remote = request
         .extensions()

@@ -20,6 +20,9 @@ pub enum HandshakeError {
     /// Too many handshakes are going on.
     #[error("too many handshakes at once")]
     Overloaded,
+    /// There is too little memory for one more peer.
+    #[error("too little memory left for one more peer")]
+    NoMemory,
     /// The relay shuts down.
     #[error("relay is shutting down")]
     Draining,
@@ -75,6 +78,7 @@ impl HandshakeError {
         match self {
             Self::TimedOut => "timeout",
             Self::Overloaded => "overloaded",
+            Self::NoMemory => "no_memory",
             Self::Draining => "draining",
             Self::Read(error) => error.reason(),
             Self::Message(error) => error.reason(),

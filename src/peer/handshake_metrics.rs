@@ -82,7 +82,7 @@ fn refused(instruments: &Instruments, error: &HandshakeError, client: RemoteAddr
                 info!(relay.peer.id = %peer, client.address = %client, error.type = reason, "peer refused: {cause}");
             }
         },
-        HandshakeError::Overloaded | HandshakeError::Internal(_) => {
+        HandshakeError::Overloaded | HandshakeError::NoMemory | HandshakeError::Internal(_) => {
             warn!(client.address = %client, error.type = reason, "connection refused: {error}");
         }
         _ => info!(client.address = %client, error.type = reason, "connection refused: {error}"),

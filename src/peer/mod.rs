@@ -30,6 +30,7 @@ pub(crate) use stack::accept;
 
 use crate::auth::DynValidator;
 use crate::crosspod::{CrossPod, Locate};
+use crate::memory::MemoryGuard;
 use crate::outbox::QueuePolicy;
 use crate::routing::{Presence, Registry};
 use crate::stack::drain::Drain;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) presence: Arc<Presence>,
     pub(crate) policy: Arc<QueuePolicy>,
+    pub(crate) memory: MemoryGuard,
     pub(crate) counters: Arc<Counters>,
     pub(crate) instruments: Instruments,
     pub(crate) ticks: Ticks,
@@ -72,4 +74,11 @@ pub(crate) struct Shared {
     pub(crate) max_subscriptions: usize,
     /// The serial of the last registration.
     pub(crate) serial: AtomicU64,
+}
+
+impl Shared {
+    /// Whether there is memory for one more peer.
+    pub(crate) fn has_memory(&self) -> bool {
+        !self.policy.is_exhausted() && !self.memory.is_low()
+    }
 }

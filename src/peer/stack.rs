@@ -32,6 +32,14 @@ pub(crate) async fn accept<T: MessageTransport>(
         .map_err(HandshakeError::fold)
         // A silent connection never holds up a shutdown.
         .layer(DrainLayer::new(shared.drain.watch()))
+        // A peer more would be one too many for those who are here.
+        .filter({
+            let shared = Arc::clone(shared);
+            move |incoming| match shared.has_memory() {
+                true => Ok::<Incoming<T>, HandshakeError>(incoming),
+                false => Err(HandshakeError::NoMemory),
+            }
+        })
         // Refuses at once where the limit below would queue: who waits there would only time out later.
         .load_shed()
         .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::Relay;
 use crate::auth::{DynValidator, Validator};
 use crate::crosspod::{CrossPod, Locate};
-use crate::memory;
+use crate::memory::{self, MemoryGuard};
 use crate::outbox::QueuePolicy;
 use crate::peer::Shared;
 use crate::proto::peer::{EncodeError, encode_auth_response};
@@ -225,6 +225,7 @@ impl RelayBuilder {
                 Arc::clone(&counters),
                 ticks.clone(),
             ),
+            memory: MemoryGuard::new(ticks.clone()),
             instruments: Instruments::new(
                 &meter,
                 &counters,

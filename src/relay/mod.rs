@@ -111,6 +111,16 @@ impl Relay {
         &self.shared.instruments
     }
 
+    /// Whether there is memory for one more peer; if not, that has been counted.
+    pub(crate) fn has_memory(&self) -> bool {
+        let has = self.shared.has_memory();
+        if !has {
+            let reason = HandshakeError::NoMemory.reason();
+            self.shared.instruments.handshake_refused(reason);
+        }
+        has
+    }
+
     pub(crate) fn drain(&self) -> &Drain {
         &self.shared.drain
     }

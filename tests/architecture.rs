@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("ticks", &[]),
     ("buffers", &[]),
-    ("memory", &[]),
+    ("memory", &["ticks"]),
     ("stack", &[]),
     ("telemetry", &[]),
     ("config", &[]),
@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "outbox",
             "crosspod",
             "ticks",
+            "memory",
         ],
     ),
     (

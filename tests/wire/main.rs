@@ -12,6 +12,7 @@ mod connections;
 mod handshake;
 mod http;
 mod malformed;
+mod memory;
 mod presence;
 mod process;
 mod queues;

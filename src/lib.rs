@@ -19,12 +19,14 @@ pub mod outbox;
 pub mod peer;
 pub mod proto;
 pub mod relay;
+pub mod reload;
 pub mod routing;
 pub mod server;
 pub mod stack;
 pub mod telemetry;
 pub mod ticks;
 pub mod time;
+pub mod tls;
 pub mod transport;
 
 pub use relay::{BuildError, Peer, Peers, Relay, RelayBuilder};

@@ -11,10 +11,11 @@ use trunkline::config::{
 };
 use trunkline::demo;
 use trunkline::load;
-use trunkline::server::{Server, shutdown_signal};
+use trunkline::server::{Server, reload_signal, shutdown_signal};
 use trunkline::telemetry::logging;
 use trunkline::telemetry::prometheus::PrometheusMetrics;
 use trunkline::time::Clock;
+use trunkline::tls::{CERTIFICATE_POLL_INTERVAL, Certificates};
 use trunkline::{BuildError, Relay};
 
 /// Exit code for a mistake in the settings (operations.md, *Flags*); any other trouble is 1.
@@ -77,6 +78,7 @@ fn raise_file_limit() -> Option<u64> {
 }
 
 async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+    let reload = reload_signal();
     let secrets = settings.auth_secret.load()?;
     let validator = TokenValidator::new(keys(&secrets), Clock::system());
     if let SecretSource::File(path) = &settings.auth_secret {
@@ -85,12 +87,30 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
             path.clone(),
             secrets,
             SECRET_POLL_INTERVAL,
+            reload.clone(),
             move |secrets| accepted.set_secrets(keys(&secrets)),
         ));
     }
+    let certificates = match &settings.tls {
+        None => None,
+        Some(files) => {
+            let certificates = Certificates::new();
+            let certificate = files.load()?;
+            certificate.log("certificate in use", &Clock::system());
+            certificates.set(certificate);
+            tokio::spawn(files.clone().watch(
+                certificates.clone(),
+                CERTIFICATE_POLL_INTERVAL,
+                reload,
+                Clock::system(),
+            ));
+            Some(certificates)
+        }
+    };
     let metrics = PrometheusMetrics::new()?;
     let mut relay = Relay::builder()
         .exposed_address(&settings.exposed_address)
+        .tls(certificates.is_some())
         .path(&settings.relay_path)
         .validator(validator)
         .meter(metrics.meter())
@@ -104,7 +124,11 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     let relay = relay.build()?;
     let instance_url = relay.instance_url().clone();
-    let server = Server::builder(relay)
+    let mut server = Server::builder(relay);
+    if let Some(certificates) = certificates {
+        server = server.tls(certificates);
+    }
+    let server = server
         .listen(addresses("--listen-address", &settings.listen_address)?)
         .health(addresses(
             "--health-listen-address",
@@ -122,6 +146,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         version = env!("CARGO_PKG_VERSION"),
         instance_url = instance_url.as_str(),
         listen = %server.local_addr()?,
+        tls = settings.tls.is_some(),
         path = server.relay().path(),
         open_files,
         health = server.health_addr().map(tracing::field::display),

@@ -40,9 +40,9 @@ struct Capability {
     instead: &'static str,
 }
 
-static TLS: Capability = Capability {
-    name: "TLS of its own",
-    instead: "end TLS at an ingress in front of it, and give its address as rels:// in --exposed-address",
+static ACME: Capability = Capability {
+    name: "certificates from Let's Encrypt",
+    instead: "get one with an ACME client such as certbot, and give its files with --tls-cert-file and --tls-key-file: renewed ones are picked up",
 };
 static PROXIES: Capability = Capability {
     name: "trusted proxies",
@@ -59,17 +59,15 @@ static CLUSTER: Capability = Capability {
 
 /// Every such setting.
 pub(super) static ALL: &[Absent] = &[
-    row("tls-cert-file", Some('c'), Asks::UnlessEmptyOr(""), &TLS),
-    row("tls-key-file", Some('k'), Asks::UnlessEmptyOr(""), &TLS),
     row(
         "letsencrypt-domains",
         Some('a'),
         Asks::UnlessEmptyOr(""),
-        &TLS,
+        &ACME,
     ),
-    row("letsencrypt-data-dir", Some('d'), Asks::Never, &TLS),
-    row("letsencrypt-email", None, Asks::Never, &TLS),
-    row("letsencrypt-aws-route53", None, Asks::IfTrue, &TLS),
+    row("letsencrypt-data-dir", Some('d'), Asks::Never, &ACME),
+    row("letsencrypt-email", None, Asks::Never, &ACME),
+    row("letsencrypt-aws-route53", None, Asks::IfTrue, &ACME),
     row("trusted-proxies", None, Asks::UnlessEmptyOr(""), &PROXIES),
     row("enable-stun", None, Asks::IfTrue, &STUN),
     row("stun-ports", None, Asks::UnlessEmptyOr("3478"), &STUN),

@@ -20,6 +20,7 @@ pub(super) const LOAD: &str = "load";
 pub(super) enum Group {
     Listening,
     Identity,
+    Tls,
     Queues,
     Logging,
 }
@@ -29,6 +30,7 @@ impl Group {
         match self {
             Self::Listening => "Listening",
             Self::Identity => "Identity",
+            Self::Tls => "TLS",
             Self::Queues => "Queues and limits",
             Self::Logging => "Logging",
         }
@@ -121,6 +123,15 @@ table! {
     AUTH_SECRET_FILE = {
         name: "auth-secret-file", hint: "FILE", group: Group::Identity,
         help: "A file with one secret a line: all are accepted. It is read again when it changes",
+    }
+    TLS_CERT_FILE = {
+        name: "tls-cert-file", short: Some('c'), hint: "FILE", group: Group::Tls,
+        help: "The certificate chain in PEM, the relay's own certificate first: peers then connect with TLS, and only so. \
+               Read again when it changes and on SIGHUP; nobody is disconnected",
+    }
+    TLS_KEY_FILE = {
+        name: "tls-key-file", short: Some('k'), hint: "FILE", group: Group::Tls,
+        help: "The private key of that certificate in PEM",
     }
     PEER_QUEUE_BYTES = {
         name: "peer-queue-bytes", default: Some("524288"), hint: "BYTES", group: Group::Queues,

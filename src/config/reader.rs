@@ -18,6 +18,7 @@ use super::{
     values::{self, ListenAddress},
 };
 use crate::telemetry::logging::LogSettings;
+use crate::tls::CertificateFiles;
 
 /// The least a peer's queue may hold, in bytes: seven messages of the largest size.
 const PEER_QUEUE_MIN: usize = 64 * 1024;
@@ -53,6 +54,7 @@ impl Reader<'_> {
         let metrics_port = self.read(&flags::METRICS_PORT, values::port);
         let exposed_address = self.read(&flags::EXPOSED_ADDRESS, values::exposed_address);
         let auth_secret = self.secret();
+        let tls = self.tls();
         let peer_queue_bytes = self.read(&flags::PEER_QUEUE_BYTES, |text| {
             values::bytes(text, PEER_QUEUE_MIN..=PEER_QUEUE_MAX)
         });
@@ -91,6 +93,7 @@ impl Reader<'_> {
                 metrics_port: metrics_port?,
                 exposed_address: exposed_address?,
                 auth_secret: auth_secret?,
+                tls,
                 peer_queue_bytes: peer_queue_bytes?,
                 memory_limit,
                 queue_max_age: queue_max_age?,
@@ -118,6 +121,36 @@ impl Reader<'_> {
             max_size_mb: max_size_mb?,
             rotate: !frozen?,
         })
+    }
+
+    /// The certificate's files: both or none, and of use.
+    fn tls(&mut self) -> Option<CertificateFiles> {
+        let path = |reader: &mut Self, setting| {
+            let given = reader.given(setting)?;
+            let text = reader.text(&given)?;
+            Some((given.origin, PathBuf::from(text)))
+        };
+        let certificate = path(self, &flags::TLS_CERT_FILE);
+        let key = path(self, &flags::TLS_KEY_FILE);
+        let (present, absent) = match (certificate, key) {
+            (Some((origin, certificate)), Some((_, key))) => {
+                let files = CertificateFiles { certificate, key };
+                return match files.load() {
+                    Ok(_) => Some(files),
+                    Err(error) => {
+                        let remedy = "give the certificate chain and its private key as PEM files";
+                        self.wrong(&origin, Wrong::new(error.to_string(), remedy));
+                        None
+                    }
+                };
+            }
+            (None, None) => return None,
+            (Some((origin, _)), None) => (origin, &flags::TLS_KEY_FILE),
+            (None, Some((origin, _))) => (origin, &flags::TLS_CERT_FILE),
+        };
+        let problem = format!("TLS needs {}, too", absent.flag());
+        self.wrong(&present, Wrong::new(problem, "give both, or none"));
+        None
     }
 
     fn secret(&mut self) -> Option<SecretSource> {

@@ -13,6 +13,8 @@ use std::{
 
 use tokio::time::MissedTickBehavior;
 
+use crate::reload::Reload;
+
 /// How often a secret file is looked at: a rotation is seen soon, at the price of one small read.
 pub const SECRET_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -106,7 +108,7 @@ pub fn read_secrets(path: &Path) -> Result<Vec<SecretText>, SecretError> {
 }
 
 /// Watches a file of secrets for ever, and calls `on_change` with all its secrets each time they differ from the
-/// last ones; `current` are those the caller has. Looks every `interval` ([`SECRET_POLL_INTERVAL`]), at the content
+/// last ones; `current` are those the caller has. Looks every `interval` ([`SECRET_POLL_INTERVAL`]) and when `reload` says so, at the content
 /// and not at the file's identity, because Kubernetes swaps a symbolic link above the file.
 ///
 /// A file that has become useless is logged at `warn`, once per reason, and the old secrets stay; a change is
@@ -115,13 +117,17 @@ pub async fn watch_secrets(
     path: PathBuf,
     mut current: Vec<SecretText>,
     interval: Duration,
+    mut reload: Reload,
     mut on_change: impl FnMut(Vec<SecretText>),
 ) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut complaint = None;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = reload.asked() => {}
+        }
         let file = path.clone();
         // The file may lie on a network mount that hangs: not on a thread that carries peers.
         let Ok(read) = tokio::task::spawn_blocking(move || read_secrets(&file)).await else {

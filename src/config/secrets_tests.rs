@@ -120,6 +120,7 @@ fn watch(path: PathBuf) -> (mpsc::UnboundedReceiver<Vec<SecretText>>, Log) {
         path,
         secrets(&["one"]),
         SECRET_POLL_INTERVAL,
+        Reload::never(),
         move |secrets| {
             found.send(secrets).unwrap();
         },

@@ -9,6 +9,7 @@ use super::{
     values::ListenAddress,
 };
 use crate::telemetry::logging::LogSettings;
+use crate::tls::CertificateFiles;
 
 /// Where the secrets shared with the management server come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Settings {
     pub exposed_address: String,
     /// The secrets tokens are checked with.
     pub auth_secret: SecretSource,
+    /// The certificate for TLS; None: peers connect without.
+    pub tls: Option<CertificateFiles>,
     /// What may wait for one peer, in bytes.
     pub peer_queue_bytes: usize,
     /// What all queues together may hold, in bytes; None leaves it to the relay.

@@ -310,12 +310,22 @@ fn what_this_version_lacks_is_refused_only_when_asked_for() {
     ] {
         assert_eq!(mistakes(&args, &env), expected);
     }
-    for flags in [["-c", "x"], ["-k", "x"], ["-a", "x"]] {
-        assert!(
-            mistakes(&flags, &[]).contains("has no TLS of its own"),
-            "{flags:?}"
-        );
-    }
+    assert!(mistakes(&["-a", "x"], &[]).contains("has no certificates from Let's Encrypt"));
+}
+
+#[test]
+fn a_certificate_and_its_key_come_together_and_are_of_use() {
+    assert_eq!(settings(&[], &[]).tls, None);
+    assert_eq!(
+        mistakes(&["-c", "x"], &[]),
+        "--tls-cert-file: TLS needs --tls-key-file, too; give both, or none"
+    );
+    assert_eq!(
+        mistakes(&[], &[("OZ_TLS_KEY_FILE", "x")]),
+        "OZ_TLS_KEY_FILE: TLS needs --tls-cert-file, too; give both, or none"
+    );
+    let text = mistakes(&["-c", "/no/such/file", "-k", "x"], &[]);
+    assert!(text.contains("/no/such/file cannot be read"), "{text}");
 }
 
 #[test]

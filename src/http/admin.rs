@@ -17,6 +17,7 @@ use tower_http::timeout::TimeoutLayer;
 use crate::relay::Relay;
 use crate::telemetry::prometheus::{self, PrometheusMetrics};
 use crate::time::Clock;
+use crate::tls::Certificates;
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,10 +50,12 @@ struct Health {
 }
 
 /// `/healthz`, `/readyz` and `/health`. Not ready before `readiness` says so, and from the first moment of a shutdown.
+/// With `certificates`, `/health` wants one that is within its dates, too.
 pub fn health_router<S: Clone + Send + Sync + 'static>(
     relay: &Relay,
     readiness: &Readiness,
     clock: &Clock,
+    certificates: Option<&Certificates>,
 ) -> Router<S> {
     let ready = {
         let (relay, readiness) = (relay.clone(), readiness.clone());
@@ -71,14 +74,18 @@ pub fn health_router<S: Clone + Send + Sync + 'static>(
         }
     };
     let clock = clock.clone();
+    let certificates = certificates.cloned();
     let health = move || async move {
-        let healthy = ready();
-        let now = UNIX_EPOCH + Duration::from_secs(clock.now_unix());
+        let seconds = clock.now_unix();
+        let certificate_valid = certificates.map(|certificates| certificates.is_valid_at(seconds));
+        let listening = ready();
+        let healthy = listening && certificate_valid != Some(false);
+        let now = UNIX_EPOCH + Duration::from_secs(seconds);
         let body = Health {
             status: if healthy { "healthy" } else { "unhealthy" },
             timestamp: humantime::format_rfc3339_seconds(now).to_string(),
-            listeners: if healthy { vec!["ws"] } else { Vec::new() },
-            certificate_valid: None,
+            listeners: if listening { vec!["ws"] } else { Vec::new() },
+            certificate_valid,
         };
         let status = if healthy {
             StatusCode::OK

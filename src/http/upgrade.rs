@@ -12,6 +12,7 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -20,6 +21,7 @@ use tracing::{debug, info};
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::transport::RemoteAddr;
+use crate::transport::tls::TlsStream;
 use crate::transport::ws::{Stream, Upgraded};
 
 /// Answers 101 and feeds the connection to the relay, or says what is wrong with the request.
@@ -79,15 +81,35 @@ async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr) {
     // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
     // outcome has been counted and logged by the relay.
     let _ = match unwrap(upgraded) {
-        Ok(tcp) => relay.accept(tcp, remote).await,
-        Err(boxed) => relay.accept(boxed, remote).await,
+        Found::Tcp(tcp) => relay.accept(tcp, remote).await,
+        Found::Tls(tls) => relay.accept(tls, remote).await,
+        Found::Boxed(boxed) => relay.accept(boxed, remote).await,
     };
 }
 
-fn unwrap(
+/// What carries an upgraded connection.
+enum Found {
+    Tcp(Upgraded),
+    Tls(Upgraded<TlsStream>),
+    Boxed(Stream<TokioIo<hyper::upgrade::Upgraded>>),
+}
+
+fn unwrap(upgraded: hyper::upgrade::Upgraded) -> Found {
+    let upgraded = match unwrap_as::<TcpStream>(upgraded) {
+        Ok(tcp) => return Found::Tcp(tcp),
+        Err(upgraded) => upgraded,
+    };
+    match unwrap_as::<TlsStream>(upgraded) {
+        Ok(tls) => Found::Tls(tls),
+        Err(upgraded) => Found::Boxed(Stream(TokioIo::new(upgraded))),
+    }
+}
+
+/// The stream itself, if that is its type.
+fn unwrap_as<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     upgraded: hyper::upgrade::Upgraded,
-) -> Result<Upgraded, Stream<TokioIo<hyper::upgrade::Upgraded>>> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+) -> Result<Upgraded<S>, hyper::upgrade::Upgraded> {
+    let upgraded = match upgraded.downcast::<TokioIo<S>>() {
         Ok(parts) => {
             return Ok(Upgraded {
                 stream: parts.io.into_inner(),
@@ -97,13 +119,12 @@ fn unwrap(
         Err(upgraded) => upgraded,
     };
     // hyper-util's server, which speaks HTTP/1 and HTTP/2, wraps the stream once more.
-    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => Ok(Upgraded {
+    hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<S>>(upgraded).map(|parts| {
+        Upgraded {
             stream: parts.io.into_inner(),
             already_read: parts.read_buf,
-        }),
-        Err(upgraded) => Err(Stream(TokioIo::new(upgraded))),
-    }
+        }
+    })
 }
 
 /// Why a request is no WebSocket upgrade that we take.

@@ -11,11 +11,13 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::listener;
+use super::tls::TlsLayer;
 use crate::http::{Readiness, health_router, metrics_router};
 use crate::relay::Relay;
 use crate::stack::drain::{Drain, Watch};
 use crate::telemetry::prometheus::PrometheusMetrics;
 use crate::time::Clock;
+use crate::tls::Certificates;
 
 /// How long answers to operators that are on their way at the end may take.
 const ADMIN_LINGER: Duration = Duration::from_millis(200);
@@ -43,6 +45,7 @@ pub struct ServerBuilder {
     health: Vec<SocketAddr>,
     metrics: Option<(Vec<SocketAddr>, PrometheusMetrics)>,
     clock: Clock,
+    tls: Option<Certificates>,
 }
 
 impl ServerBuilder {
@@ -50,6 +53,14 @@ impl ServerBuilder {
     #[must_use]
     pub fn listen(mut self, addresses: impl Into<Vec<SocketAddr>>) -> Self {
         self.listen = addresses.into();
+        self
+    }
+
+    /// Lets peers connect with TLS, and only so, and shows them what is in this store. Tell the relay, too
+    /// ([`RelayBuilder::tls`](crate::RelayBuilder::tls)). Default: no TLS.
+    #[must_use]
+    pub fn tls(mut self, certificates: Certificates) -> Self {
+        self.tls = Some(certificates);
         self
     }
 
@@ -92,6 +103,7 @@ impl ServerBuilder {
             metrics,
             readiness: Readiness::default(),
             clock: self.clock,
+            tls: self.tls,
         })
     }
 }
@@ -133,6 +145,7 @@ pub struct Server {
     metrics: Option<(TcpListener, PrometheusMetrics)>,
     readiness: Readiness,
     clock: Clock,
+    tls: Option<Certificates>,
 }
 
 impl Server {
@@ -145,6 +158,7 @@ impl Server {
             health: Vec::new(),
             metrics: None,
             clock: Clock::system(),
+            tls: None,
         }
     }
 
@@ -182,16 +196,20 @@ impl Server {
         let relay = self.relay;
         let stop_peers = Drain::default();
         let stop_admin = Drain::default();
+        let tls = self.tls.as_ref().map(|certificates| {
+            certificates.observe(relay.instruments().meter());
+            TlsLayer::new(certificates, &relay)
+        });
         let mut admin = JoinSet::new();
         if let Some(listener) = self.health {
-            let router = health_router(&relay, &self.readiness, &self.clock);
+            let router = health_router(&relay, &self.readiness, &self.clock, self.tls.as_ref());
             admin.spawn(serve_admin("health", listener, router, stop_admin.watch()));
         }
         if let Some((listener, metrics)) = self.metrics {
             let router = metrics_router(metrics);
             admin.spawn(serve_admin("metrics", listener, router, stop_admin.watch()));
         }
-        let peers = listener::serve(self.peers, &relay, stop_peers.watch());
+        let peers = listener::serve(self.peers, &relay, tls, stop_peers.watch());
         let life = async {
             self.readiness.set_ready();
             shutdown.await;

@@ -14,15 +14,18 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower::ServiceBuilder;
 use tracing::{debug, info, warn};
 
+use super::tls::TlsLayer;
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
 use crate::transport::RemoteAddr;
+use crate::transport::tls::TlsStream;
 
 /// Connections that the kernel may queue for us: after a network blip a whole mesh comes back in one second.
 const BACKLOG: i32 = 4096;
@@ -53,7 +56,12 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts peers until the drain starts, then closes the listener.
-pub(super) async fn serve(listener: TcpListener, relay: &Relay, mut stop: Watch) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    relay: &Relay,
+    tls: Option<TlsLayer>,
+    mut stop: Watch,
+) {
     let router: Router = relay.router();
     loop {
         let accepted = tokio::select! {
@@ -62,7 +70,14 @@ pub(super) async fn serve(listener: TcpListener, relay: &Relay, mut stop: Watch)
         };
         match accepted {
             Ok((stream, remote)) => {
-                tokio::spawn(upgrade(stream, remote, router.clone(), relay.clone()));
+                let router = router.clone();
+                tokio::spawn(connection(
+                    stream,
+                    remote,
+                    router,
+                    tls.clone(),
+                    relay.clone(),
+                ));
             }
             Err(error) if is_transient(&error) => {
                 debug!(%error, "connection lost before it was accepted")
@@ -85,20 +100,67 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 /// Serves one connection until it is upgraded (the router has then handed it to the relay), refused, or out of time.
-async fn upgrade(stream: TcpStream, remote: SocketAddr, router: Router, relay: Relay) {
+async fn connection(
+    stream: TcpStream,
+    remote: SocketAddr,
+    router: Router,
+    tls: Option<TlsLayer>,
+    relay: Relay,
+) {
     let mut drain = relay.drain().watch();
-    let served = tokio::select! {
-        served = timeout(HANDSHAKE_TIMEOUT, serve_http(stream, remote, router)) => served,
-        () = drain.started() => return,
-    };
     let client = RemoteAddr::from(remote);
-    match served {
+    // One limit for all of it.
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let upgraded = async {
+        match tls {
+            None => serve_http(stream, client, deadline, remote, router, &relay).await,
+            Some(tls) => {
+                if let Some(stream) = tls.handshake(stream, client, deadline).await {
+                    serve_http(stream, client, deadline, remote, router, &relay).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = upgraded => {}
+        () = drain.started() => {}
+    }
+}
+
+async fn serve_http(
+    stream: impl PeerStream,
+    client: RemoteAddr,
+    deadline: Instant,
+    remote: SocketAddr,
+    router: Router,
+    relay: &Relay,
+) {
+    match timeout_at(deadline, upgrade(stream, remote, router)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(client.address = %client, %error, "no upgrade"),
         Err(_) => {
             relay.instruments().handshake_timed_out("upgrade");
             info!(client.address = %client, error.type = "timeout", "connection refused: no upgrade within 10 s");
         }
+    }
+}
+
+/// What HTTP runs over.
+trait PeerStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Waits until there is something to read, if that is cheaper than to have a parser wait. False: there will be nothing.
+    fn spoken(&self) -> impl Future<Output = bool> + Send;
+}
+
+impl PeerStream for TcpStream {
+    async fn spoken(&self) -> bool {
+        // A fresh stream claims to be readable until it has been tried, so that is not the question to ask.
+        self.peek(&mut [0]).await.is_ok()
+    }
+}
+
+impl PeerStream for TlsStream {
+    async fn spoken(&self) -> bool {
+        true
     }
 }
 
@@ -111,14 +173,13 @@ fn close_unless_upgraded(mut response: Response) -> Response {
     response
 }
 
-async fn serve_http(
-    stream: TcpStream,
+async fn upgrade(
+    stream: impl PeerStream,
     remote: SocketAddr,
     router: Router,
 ) -> Result<(), hyper::Error> {
-    // Until the first byte comes there is no parser and no buffer: a silent connection costs next to nothing. (A fresh stream
-    // claims to be readable until it has been tried, so that is not the question to ask.)
-    if stream.peek(&mut [0]).await.is_err() {
+    // Until the first byte comes there is no parser and no buffer: a silent connection costs next to nothing.
+    if !stream.spoken().await {
         return Ok(());
     }
     let service = ServiceBuilder::new()

@@ -5,6 +5,7 @@
 mod builder;
 mod listener;
 mod signals;
+mod tls;
 
 pub use builder::{BindError, Server, ServerBuilder};
-pub use signals::shutdown_signal;
+pub use signals::{reload_signal, shutdown_signal};

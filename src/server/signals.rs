@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::reload::{Reload, Reloader};
+
 /// What the log's writer gets for its last line.
 const LAST_WORD: Duration = Duration::from_millis(50);
 
@@ -48,6 +50,36 @@ impl Signals {
         let _ = tokio::signal::ctrl_c().await;
         "Ctrl-C"
     }
+}
+
+/// Catches SIGHUP from the call on, which would else end the process: each one gives the word to read files again.
+///
+/// # Panics
+/// Outside a tokio runtime.
+#[must_use]
+pub fn reload_signal() -> Reload {
+    let (reloader, reload) = Reloader::new();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangup) => {
+                tokio::spawn(async move {
+                    while hangup.recv().await.is_some() {
+                        info!(
+                            signal = "SIGHUP",
+                            "signal received: certificates and secrets are read again"
+                        );
+                        reloader.reload();
+                    }
+                });
+            }
+            Err(error) => warn!(%error, "SIGHUP cannot be caught"),
+        }
+    }
+    #[cfg(not(unix))]
+    drop(reloader);
+    reload
 }
 
 /// Catches SIGTERM and SIGINT from the call on; the future resolves at the first. From then on a second one ends the process at

@@ -36,6 +36,8 @@ pub struct Instruments {
     authentication_failures: Counter<u64>,
     handshake_timeouts: Counter<u64>,
     handshake_refusals: Counter<u64>,
+    tls_handshake_failures: Counter<u64>,
+    meter: Meter,
 }
 
 /// One connected peer, as long as it lives: a peer cannot be counted in and never out.
@@ -102,6 +104,11 @@ impl Instruments {
                 names::HANDSHAKE_REFUSALS,
                 "Connections refused before or without authentication, by reason.",
             ),
+            tls_handshake_failures: counter(
+                names::TLS_HANDSHAKE_FAILURES,
+                "TLS handshakes that failed, by reason.",
+            ),
+            meter: meter.clone(),
         };
         instruments.start_at_zero();
         instruments.observe_peers(meter);
@@ -114,7 +121,7 @@ impl Instruments {
         self.reconnections.add(0, &[]);
         self.takeovers
             .add(0, &[KeyValue::new(names::SCOPE, "local")]);
-        for stage in ["upgrade", "auth"] {
+        for stage in ["tls", "upgrade", "auth"] {
             self.handshake_timeouts
                 .add(0, &[KeyValue::new(names::STAGE, stage)]);
         }
@@ -157,7 +164,27 @@ impl Instruments {
             .add(1, &[KeyValue::new(names::REASON, reason)]);
     }
 
-    /// A connection took too long: in the `upgrade` or in `auth`.
+    /// Where rooms with metrics of their own, such as the certificates, register them.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Shows that no TLS handshake has failed yet for any of these reasons.
+    pub fn expect_tls_failures(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            self.tls_handshake_failures
+                .add(0, &[KeyValue::new(names::REASON, *reason)]);
+        }
+    }
+
+    /// A TLS handshake failed.
+    pub fn tls_handshake_failed(&self, reason: &'static str) {
+        self.tls_handshake_failures
+            .add(1, &[KeyValue::new(names::REASON, reason)]);
+    }
+
+    /// A connection took too long: in `tls`, in the `upgrade` or in `auth`.
     pub fn handshake_timed_out(&self, stage: &'static str) {
         self.handshake_timeouts
             .add(1, &[KeyValue::new(names::STAGE, stage)]);

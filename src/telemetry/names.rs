@@ -30,6 +30,10 @@ pub const AUTHENTICATION_FAILURES: &str = "relay_authentication_failures";
 pub const HANDSHAKE_TIMEOUTS: &str = "relay_handshake_timeouts";
 /// Connections that were refused before or without authentication, by `reason`.
 pub const HANDSHAKE_REFUSALS: &str = "relay_handshake_refusals";
+/// TLS handshakes that failed, by `reason`.
+pub const TLS_HANDSHAKE_FAILURES: &str = "relay_tls_handshake_failures";
+/// When the certificate in use expires, in Unix seconds.
+pub const CERTIFICATE_EXPIRY: &str = "relay_tls_certificate_expiry_timestamp_seconds";
 /// Takeovers, by `scope`.
 pub const TAKEOVERS: &str = "relay_takeovers";
 /// Bytes of memory that all queues hold.
@@ -47,7 +51,7 @@ pub const REASON: &str = "reason";
 pub const TYPE: &str = "type";
 /// Label: `received` or `sent`.
 pub const DIRECTION: &str = "direction";
-/// Label: `upgrade` or `auth`.
+/// Label: `tls`, `upgrade` or `auth`.
 pub const STAGE: &str = "stage";
 /// Label: `local` or `cluster`.
 pub const SCOPE: &str = "scope";

@@ -4,6 +4,7 @@
 
 pub mod memory;
 mod remote;
+pub mod tls;
 pub mod ws;
 
 use std::future::Future;

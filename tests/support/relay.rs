@@ -14,7 +14,7 @@ use trunkline::telemetry::prometheus::PrometheusMetrics;
 use trunkline::time::Clock;
 use trunkline::transport::RemoteAddr;
 use trunkline::transport::memory::{self, MemoryPeer};
-use trunkline::{Relay, RelayBuilder, Server};
+use trunkline::{Relay, RelayBuilder, Server, ServerBuilder};
 
 use super::client::{payload_of, transport};
 use super::clock::{PATIENCE, until};
@@ -69,6 +69,14 @@ impl TestRelay {
 
     /// One whose settings `change` has the last word on.
     pub(crate) fn with(change: impl FnOnce(RelayBuilder) -> RelayBuilder) -> Self {
+        Self::served(change, |server| server)
+    }
+
+    /// As [`TestRelay::with`]; `serve` has the last word on its listeners.
+    pub(crate) fn served(
+        change: impl FnOnce(RelayBuilder) -> RelayBuilder,
+        serve: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    ) -> Self {
         let prometheus = PrometheusMetrics::new().unwrap();
         let validator = TokenValidator::new(vec![Secret::new(SECRET)], Clock::fixed(NOW));
         let secrets = validator.secrets();
@@ -80,9 +88,8 @@ impl TestRelay {
         let server = Server::builder(change(builder).build().unwrap())
             .listen(any)
             .health(any)
-            .metrics(any, prometheus)
-            .bind()
-            .unwrap();
+            .metrics(any, prometheus);
+        let server = serve(server).bind().unwrap();
         let (stop, stopped) = oneshot::channel();
         Self {
             relay: server.relay().clone(),

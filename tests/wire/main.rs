@@ -20,3 +20,4 @@ mod shutdown;
 mod sizes;
 mod stress;
 mod takeover;
+mod tls;

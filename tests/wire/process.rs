@@ -125,3 +125,21 @@ async fn the_second_signal_ends_it_at_once() {
     assert_eq!(process.ended().await.code(), Some(1));
     drop(stalled);
 }
+
+/// SIGHUP ends a process that does not catch it.
+#[tokio::test]
+async fn a_hangup_reads_files_again_and_ends_nothing() {
+    let mut process = Process::start("hangup").await;
+    let mut client = process.peer("x", RawClient::tcp(process.addr).await).await;
+    process.signal("HUP").await;
+    let log = format!("{}/hangup.log", env!("CARGO_TARGET_TMPDIR"));
+    until("the log says that files are read again", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("SIGHUP"))
+    })
+    .await;
+    client.sync(&peer("x")).await;
+    process.signal("TERM").await;
+    assert_eq!(client.message().await, close());
+    drop(client);
+    assert_eq!(process.ended().await.code(), Some(0));
+}

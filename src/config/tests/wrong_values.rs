@@ -209,7 +209,10 @@ fn what_clap_refuses_is_told_with_all_the_rest() {
             "loud",
             "--exposed-address",
         ],
-        &[("OZ_MAX_HANDSHAKES", "0"), ("NB_TLS_CERT_FILE", "/tls.pem")],
+        &[
+            ("OZ_MAX_HANDSHAKES", "0"),
+            ("NB_LETSENCRYPT_DOMAINS", "a.example"),
+        ],
     ));
     let expected = "\
 --bogus: there is no such flag; see --help for what there is
@@ -222,8 +225,8 @@ word: a word that belongs to no flag; see --help for what there is
 or a file with --auth-secret-file
 OZ_MAX_HANDSHAKES: \"0\" does not do; give a whole number from 1 to 16777216
 --log-level: \"loud\" is not a log level; give trace, debug, info, warn or error
-NB_TLS_CERT_FILE: this version has no TLS of its own; end TLS at an ingress in front of it, and give its address \
-as rels:// in --exposed-address";
+NB_LETSENCRYPT_DOMAINS: this version has no certificates from Let's Encrypt; get one with an ACME client such as \
+certbot, and give its files with --tls-cert-file and --tls-key-file: renewed ones are picked up";
     let mut got: Vec<&str> = text.lines().collect();
     let mut expected: Vec<&str> = expected.lines().collect();
     got.sort_unstable();

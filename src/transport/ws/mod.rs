@@ -17,6 +17,7 @@ use tokio::net::tcp::OwnedReadHalf;
 pub use reader::WsReader;
 pub use tcp::SharedWriteHalf;
 
+use super::tls::{TlsReadHalf, TlsStream, TlsWriteHalf};
 use super::{IntoTransport, MessageReader, MessageTransport, ReadError, TransportKind};
 use crate::outbox::{Framing, Outbox, QueuePolicy};
 
@@ -52,11 +53,11 @@ where
     }
 }
 
-/// A TCP stream that was upgraded, with the bytes that came behind the request.
+/// A stream that was upgraded, with the bytes that came behind the request.
 #[derive(Debug)]
-pub struct Upgraded {
-    /// The raw stream.
-    pub stream: TcpStream,
+pub struct Upgraded<S = TcpStream> {
+    /// The raw stream: TCP, or [`TlsStream`].
+    pub stream: S,
     /// Bytes read past the upgrade request.
     pub already_read: bytes::Bytes,
 }
@@ -68,6 +69,18 @@ impl IntoTransport for Upgraded {
         tune(&self.stream);
         let (read, write) = self.stream.into_split();
         let write = SharedWriteHalf::new(write);
+        let transport = WsTransport::new(read, write.clone(), &self.already_read, policy);
+        transport.outbox.set_direct(Arc::new(write));
+        transport
+    }
+}
+
+impl IntoTransport for Upgraded<TlsStream> {
+    type Transport = WsTransport<TlsReadHalf, TlsWriteHalf>;
+
+    fn into_transport(self, policy: &Arc<QueuePolicy>) -> Self::Transport {
+        tune(self.stream.tcp());
+        let (read, write) = self.stream.into_split();
         let transport = WsTransport::new(read, write.clone(), &self.already_read, policy);
         transport.outbox.set_direct(Arc::new(write));
         transport

@@ -1,0 +1,15 @@
+//! The certificates of the relay: where they come from, which one is shown, and until when it is valid.
+//!
+//! Owns [`Certificates`], the store that listeners show certificates from, and what fills it: files that are watched, or ACME.
+//! A new certificate is in use from the next handshake on; no connection is ever dropped for one. It never touches a
+//! connection (that is `transport::tls`), and no private key is ever logged.
+//!
+//! Source: operations.md, *Flags* and *Health*.
+
+mod config;
+mod files;
+mod store;
+
+pub use config::server_config;
+pub use files::{CERTIFICATE_POLL_INTERVAL, CertificateError, CertificateFiles};
+pub use store::{Certificate, Certificates};

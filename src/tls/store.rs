@@ -1,0 +1,188 @@
+//! The certificate that is shown to clients, and its replacement while connections go on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use opentelemetry::metrics::Meter;
+use parking_lot::RwLock;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::telemetry::names;
+
+/// A certificate chain with its private key, known to belong together. Its `Debug` shows no key.
+#[derive(Clone)]
+pub struct Certificate {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+    not_before: u64,
+    not_after: u64,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("names", &self.names)
+            .field("not_before", &self.not_before)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Certificate {
+    /// Whether it is the same chain: a key has one.
+    fn eq(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
+    }
+}
+
+/// Why a chain and a key make no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("the first certificate is not an x509 certificate")]
+    NotX509,
+    #[error("the private key does not belong to the first certificate")]
+    KeyMismatch,
+    #[error("the private key is of a kind or size that cannot be used: {0}")]
+    Key(rustls::Error),
+}
+
+impl Certificate {
+    /// Puts chain and key together; the first certificate is the server's own.
+    pub(super) fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, Unusable> {
+        let first = chain.first().ok_or(Unusable::NotX509)?;
+        let (_, parsed) =
+            X509Certificate::from_der(first.as_ref()).map_err(|_| Unusable::NotX509)?;
+        let seconds =
+            |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+        let not_before = seconds(parsed.validity().not_before);
+        let not_after = seconds(parsed.validity().not_after);
+        let names = names_of(&parsed);
+        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(
+            |error| match error {
+                rustls::Error::InconsistentKeys(_) => Unusable::KeyMismatch,
+                rustls::Error::InvalidCertificate(_) => Unusable::NotX509,
+                other => Unusable::Key(other),
+            },
+        )?;
+        Ok(Self {
+            key: Arc::new(key),
+            names,
+            not_before,
+            not_after,
+        })
+    }
+
+    /// The names it is good for, for logs.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// When it expires, in Unix seconds.
+    #[must_use]
+    pub const fn not_after(&self) -> u64 {
+        self.not_after
+    }
+
+    /// Whether `now` (Unix seconds) lies within its dates.
+    #[must_use]
+    pub const fn is_valid_at(&self, now: u64) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+}
+
+fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes)
+                .ok()
+                .map(|ip| std::net::Ipv4Addr::from(ip).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|ip| std::net::Ipv6Addr::from(ip).to_string()),
+            _ => None,
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(text).collect()
+}
+
+/// What listeners show. Clones are handles to the same store; what is put in is shown from the next handshake on.
+#[derive(Debug, Clone, Default)]
+pub struct Certificates(Arc<Store>);
+
+#[derive(Debug, Default)]
+struct Store {
+    current: RwLock<Option<Certificate>>,
+}
+
+impl Certificates {
+    /// An empty store: every handshake fails until there is a certificate.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Shows this one from now on.
+    pub fn set(&self, certificate: Certificate) {
+        *self.0.current.write() = Some(certificate);
+    }
+
+    /// What is shown now.
+    #[must_use]
+    pub fn current(&self) -> Option<Certificate> {
+        self.0.current.read().clone()
+    }
+
+    /// Whether there is one that is within its dates at `now` (Unix seconds).
+    #[must_use]
+    pub fn is_valid_at(&self, now: u64) -> bool {
+        let current = self.0.current.read();
+        current
+            .as_ref()
+            .is_some_and(|certificate| certificate.is_valid_at(now))
+    }
+
+    /// What picks the certificate in a handshake, for a rustls configuration of one's own.
+    #[must_use]
+    pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::clone(&self.0) as Arc<dyn ResolvesServerCert>
+    }
+
+    /// Shows the expiry of the present certificate on this meter; no sample while there is none.
+    pub(crate) fn observe(&self, meter: &Meter) {
+        let store = Arc::downgrade(&self.0);
+        meter
+            .u64_observable_gauge(names::CERTIFICATE_EXPIRY)
+            .with_description("When the certificate in use expires, in Unix seconds.")
+            .with_callback(move |observer| {
+                if let Some(store) = store.upgrade()
+                    && let Some(certificate) = store.current.read().as_ref()
+                {
+                    observer.observe(certificate.not_after, &[]);
+                }
+            })
+            .build();
+    }
+}
+
+impl ResolvesServerCert for Store {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current
+            .read()
+            .as_ref()
+            .map(|current| Arc::clone(&current.key))
+    }
+}

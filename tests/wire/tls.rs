@@ -1,0 +1,288 @@
+//! WebSocket over TLS: handshakes, exchange, certificates that change, and what is no TLS (operations.md, *Flags*).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::generate_simple_self_signed;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use trunkline::client::{Client, Event};
+use trunkline::reload::Reloader;
+use trunkline::time::Clock;
+use trunkline::tls::{CertificateError, CertificateFiles, Certificates};
+
+use crate::support::{FrozenClock, RawClient, TestRelay, peer, request, token, until};
+
+const NAME: &str = "relay.example.com";
+
+/// A directory with a certificate and its key.
+struct Pair {
+    files: CertificateFiles,
+    chain: CertificateDer<'static>,
+}
+
+fn dir(test: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{test}"));
+    let _absent = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn write_pair(dir: &Path) -> Pair {
+    let made = generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    let files = CertificateFiles {
+        certificate: dir.join("tls.crt"),
+        key: dir.join("tls.key"),
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    Pair {
+        files,
+        chain: made.cert.der().clone(),
+    }
+}
+
+fn started(pair: &Pair) -> (TestRelay, Certificates) {
+    let certificates = Certificates::new();
+    certificates.set(pair.files.load().unwrap());
+    let shown = certificates.clone();
+    let relay = TestRelay::served(|relay| relay.tls(true), |server| server.tls(shown));
+    (relay, certificates)
+}
+
+fn trusting(pairs: &[&Pair], version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for pair in pairs {
+        roots.add(pair.chain.clone()).unwrap();
+    }
+    let mut config = ClientConfig::builder_with_protocol_versions(&[version])
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+async fn handshake(
+    relay: &TestRelay,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(relay.addr).await.unwrap();
+    let name = ServerName::try_from(NAME).unwrap();
+    TlsConnector::from(Arc::clone(config))
+        .connect(name, tcp)
+        .await
+}
+
+async fn client(relay: &TestRelay, config: &Arc<ClientConfig>, name: &str) -> Client {
+    let stream = handshake(relay, config).await.unwrap();
+    Client::connect_over(stream, NAME, "/relay", peer(name), &token())
+        .await
+        .unwrap()
+}
+
+/// Every payload arrives, in order: many records, and more than a socket takes at once.
+async fn exchange(from: &Client, to: &mut Client, count: u32) {
+    let sender = from.sender();
+    let target = *to.peer();
+    let send = async {
+        for number in 0..count {
+            let mut payload = vec![7; 1280];
+            payload[..4].copy_from_slice(&number.to_be_bytes());
+            sender.send(&target, &payload).await.unwrap();
+        }
+    };
+    let receive = async {
+        for number in 0..count {
+            let Event::Message { payload, .. } = to.recv().await else {
+                panic!("no message {number}");
+            };
+            assert_eq!(payload.len(), 1280);
+            assert_eq!(payload[..4], number.to_be_bytes());
+        }
+    };
+    tokio::join!(send, receive);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_versions_shake_hands_resume_by_ticket_and_exchange() {
+    let pair = write_pair(&dir("versions"));
+    let (relay, _) = started(&pair);
+    for version in [&TLS12, &TLS13] {
+        let config = trusting(&[&pair], version);
+        let stream = handshake(&relay, &config).await.unwrap();
+        let (_, session) = stream.get_ref();
+        assert_eq!(session.protocol_version(), Some(version.version));
+        assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]));
+        assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));
+        let (a, b) = (format!("a{version:?}"), format!("b{version:?}"));
+        let left = Client::connect_over(stream, NAME, "/relay", peer(&a), &token())
+            .await
+            .unwrap();
+        let stream = handshake(&relay, &config).await.unwrap();
+        assert_eq!(
+            stream.get_ref().1.handshake_kind(),
+            Some(HandshakeKind::Resumed)
+        );
+        let mut right = Client::connect_over(stream, NAME, "/relay", peer(&b), &token())
+            .await
+            .unwrap();
+        // As many as the receiver's queue surely holds, again and again.
+        for _ in 0..20 {
+            exchange(&left, &mut right, 200).await;
+        }
+        left.close().await;
+        right.close().await;
+    }
+    relay.conserved().await;
+}
+
+#[tokio::test]
+async fn a_new_pair_is_shown_and_a_bad_one_is_not_and_nobody_is_dropped() {
+    let place = dir("reload");
+    let (one, two) = (place.join("..one"), place.join("..two"));
+    std::fs::create_dir_all(&one).unwrap();
+    std::fs::create_dir_all(&two).unwrap();
+    let (first, second) = (write_pair(&one), write_pair(&two));
+    // As Kubernetes mounts a secret: files behind a link that is swapped.
+    let data = place.join("..data");
+    std::os::unix::fs::symlink(&one, &data).unwrap();
+    let files = CertificateFiles {
+        certificate: data.join("tls.crt"),
+        key: data.join("tls.key"),
+    };
+    let (relay, certificates) = started(&first);
+    let before = certificates.current().unwrap();
+    let (reloader, reload) = Reloader::new();
+    let hour = Duration::from_secs(3600);
+    tokio::spawn(files.watch(certificates.clone(), hour, reload, Clock::system()));
+    let mut left = client(&relay, &trusting(&[&first], &TLS13), "left").await;
+
+    // The certificate without its key: the old pair stays.
+    let key = std::fs::read(two.join("tls.key")).unwrap();
+    std::fs::write(
+        two.join("tls.key"),
+        std::fs::read(one.join("tls.key")).unwrap(),
+    )
+    .unwrap();
+    let swap = || {
+        let link = place.join("..tmp");
+        std::os::unix::fs::symlink(&two, &link).unwrap();
+        std::fs::rename(&link, &data).unwrap();
+    };
+    swap();
+    reloader.reload();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(certificates.current().unwrap(), before);
+    handshake(&relay, &trusting(&[&first], &TLS13))
+        .await
+        .unwrap();
+
+    std::fs::write(two.join("tls.key"), key).unwrap();
+    reloader.reload();
+    until("the new certificate is in use", || {
+        certificates.current().unwrap() != before
+    })
+    .await;
+    let new = trusting(&[&second], &TLS13);
+    assert!(
+        handshake(&relay, &trusting(&[&first], &TLS13))
+            .await
+            .is_err()
+    );
+    let right = client(&relay, &new, "right").await;
+    exchange(&right, &mut left, 10).await;
+    let refused = [("reason", "client_refused_certificate")];
+    let mut metrics = relay.read_metrics().await;
+    for _ in 0..1000 {
+        if metrics.sum("relay_tls_handshake_failures_total", &[]) > 0 {
+            break;
+        }
+        crate::support::real_pause().await;
+        metrics = relay.read_metrics().await;
+    }
+    let count = metrics.sum("relay_tls_handshake_failures_total", &refused);
+    assert_eq!(count, 1, "{metrics:?}");
+    assert!(metrics.has("relay_tls_certificate_expiry_timestamp_seconds", &[]));
+}
+
+#[tokio::test]
+async fn what_is_no_tls_is_told_so_and_counted() {
+    let pair = write_pair(&dir("plain"));
+    let (relay, _) = started(&pair);
+    let get = "GET /relay HTTP/1.1\r\nHost: relay\r\n\r\n";
+    let answer = request(relay.addr, get).await.expect("an answer");
+    assert_eq!(answer.status, 400);
+    let mut raw = RawClient::tcp(relay.addr).await;
+    raw.write(&[0, 1, 2, 3]).await;
+    raw.ends_silently().await;
+    let mut raw = RawClient::tcp(relay.addr).await;
+    raw.write(&[22, 3, 1, 0, 4, 9, 9, 9, 9]).await;
+    // With an alert or without: rustls has none for each mistake.
+    let _alert = raw.rest().await;
+    let metrics = relay.read_metrics().await;
+    for reason in ["plain_http", "not_tls", "protocol_violation"] {
+        let count = metrics.sum("relay_tls_handshake_failures_total", &[("reason", reason)]);
+        assert_eq!(count, 1, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_ended_and_counted() {
+    let clock = FrozenClock::freeze();
+    let pair = write_pair(&dir("slow"));
+    let (relay, _) = started(&pair);
+    let silent = RawClient::tcp(relay.addr).await;
+    let mut half = RawClient::tcp(relay.addr).await;
+    half.write(&[22, 3, 1, 2, 0, 1]).await;
+    for _ in 0..50 {
+        crate::support::real_pause().await;
+    }
+    clock.advance(Duration::from_secs(11)).await;
+    silent.ends_silently().await;
+    half.ends_silently().await;
+    let metrics = relay.read_metrics().await;
+    let stage = [("stage", "tls")];
+    assert_eq!(metrics.sum("relay_handshake_timeouts_total", &stage), 2);
+}
+
+#[test]
+fn files_that_are_of_no_use_say_which_and_why() {
+    let place = dir("files");
+    let pair = write_pair(&place);
+    let good = pair.files;
+    assert!(good.load().is_ok());
+    let shown = |files: &CertificateFiles| files.load().unwrap_err().to_string();
+    let missing = CertificateFiles {
+        key: place.join("nowhere"),
+        ..good.clone()
+    };
+    assert!(shown(&missing).contains("nowhere"));
+    std::fs::write(place.join("text"), "no pem").unwrap();
+    let text = CertificateFiles {
+        certificate: place.join("text"),
+        ..good.clone()
+    };
+    assert!(matches!(
+        text.load(),
+        Err(CertificateError::NoCertificate(_))
+    ));
+    let no_key = CertificateFiles {
+        key: good.certificate.clone(),
+        ..good.clone()
+    };
+    assert!(matches!(no_key.load(), Err(CertificateError::NoKey(_))));
+    let other = dir("files-other");
+    let other = CertificateFiles {
+        key: write_pair(&other).files.key,
+        ..good
+    };
+    assert!(matches!(
+        other.load(),
+        Err(CertificateError::KeyMismatch { .. })
+    ));
+}

@@ -28,6 +28,13 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         .expect("clap takes no other");
     let (host, route) = parse_address(matches.get_one::<String>("address").expect("required"))?;
     let address = resolve(&host, matches.get_flag("i-own-this-relay"))?;
+    let receivers_on = match matches.get_one::<String>("receivers-on") {
+        None => None,
+        Some(text) => Some(resolve(
+            &parse_address(text)?.0,
+            matches.get_flag("i-own-this-relay"),
+        )?),
+    };
     let secret = read_secret(
         matches.get_one::<String>("secret").map(String::as_str),
         matches.get_one::<String>("secret-file").map(Path::new),
@@ -42,11 +49,22 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         },
     );
     let settings = Settings {
-        pairs: one("pairs"),
+        pairs: matches
+            .get_one::<usize>("pairs")
+            .copied()
+            .unwrap_or(defaults.pairs),
         size: one("size"),
         batch: one("batch"),
         window: *matches.get_one::<u64>("window").expect("has a default"),
         rate: *matches.get_one::<f64>("rate").expect("has a default"),
+        receive_rate: *matches
+            .get_one::<f64>("receive-rate")
+            .expect("has a default"),
+        handshakes: matches.get_flag("handshakes"),
+        receivers_on,
+        ramp_up: *matches
+            .get_one::<Duration>("ramp-up")
+            .expect("has a default"),
         duration: *matches
             .get_one::<Duration>("duration")
             .expect("has a default"),
@@ -91,7 +109,7 @@ pub fn command() -> Command {
                 .value_name("LOAD")
                 .default_value(Load::Flow.name())
                 .value_parser(PossibleValuesParser::new(Load::ALL.map(Load::name)))
-                .help("flow: a window in flight; paced: a rate; flood: all it takes; idle; churn; stall: one receiver never reads"),
+                .help("flow: a window in flight; paced: a rate; flood: all it takes; idle; churn; stall: one receiver never reads; fair: one sender floods a slow receiver"),
         )
         .arg(
             Arg::new("address")
@@ -115,7 +133,20 @@ pub fn command() -> Command {
                 .value_name("FILE")
                 .help("A file whose first line is the relay's auth secret"),
         )
-        .arg(number("pairs", "10", "Pairs of a sender and a receiver").short('p'))
+        .arg(
+            Arg::new("receivers-on")
+                .long("receivers-on")
+                .value_name("HOST:PORT")
+                .help("Where receivers connect, if it is another pod of the same relay"),
+        )
+        .arg(
+            Arg::new("pairs")
+                .long("pairs")
+                .short('p')
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .help("Pairs of a sender and a receiver; fair: modest senders [default: 50 for fair, else 10]"),
+        )
         .arg(number("size", "1280", "Payload bytes of a message, 16 to 8782"))
         .arg(number("batch", "1", "Messages a sender writes in one call").short('b'))
         .arg(
@@ -134,8 +165,23 @@ pub fn command() -> Command {
                 .value_name("N")
                 .default_value("200")
                 .value_parser(value_parser!(f64))
-                .help("paced, stall: messages a second and pair"),
+                .help("paced, stall: messages a second and pair; fair: and modest sender"),
         )
+        .arg(
+            Arg::new("receive-rate")
+                .long("receive-rate")
+                .value_name("N")
+                .default_value("5000")
+                .value_parser(value_parser!(f64))
+                .help("fair: messages a second that the receiver reads"),
+        )
+        .arg(
+            Arg::new("handshakes")
+                .long("handshakes")
+                .action(ArgAction::SetTrue)
+                .help("fair: modest senders send messages of the form of WireGuard handshakes, too"),
+        )
+        .arg(seconds("ramp-up", "0").help("Over how long the connections are made"))
         .arg(seconds("duration", "10").short('d').help("How long is measured"))
         .arg(seconds("warmup", "1").help("How long the load runs before that"))
         .arg(number("peers", "1000", "idle: peers connected"))
@@ -316,6 +362,9 @@ mod tests {
         );
         assert_eq!(parsed("churn -a :9 -s x").unwrap().concurrency, 1);
         assert_eq!(parsed("idle -a :9 -s x").unwrap().concurrency, 64);
+        assert_eq!(parsed("fair -a :9 -s x").unwrap().pairs, 50);
+        let elsewhere = parsed("-a :9 -s x --receivers-on :10").unwrap();
+        assert_eq!(elsewhere.receivers_on, Some(([127, 0, 0, 1], 10).into()));
         command().debug_assert();
     }
 
@@ -382,6 +431,7 @@ mod tests {
             ("--window 7 --batch 8", "--window"),
             ("--rate 0", "--rate"),
             ("--rate NaN", "--rate"),
+            ("--receive-rate 0", "--receive-rate"),
             ("--duration 0", "--duration"),
             ("--source-addresses 255", "--source-addresses"),
             ("--source-addresses 2 -a 10.0.0.1:9", "--source-addresses"),
@@ -395,6 +445,8 @@ mod tests {
             let text = refusal(&format!("{arguments} {address} -s x"));
             assert!(text.contains(name), "{arguments}: {text}");
         }
+        let both = refusal("-a :9 -s x --size 1 --rate 0");
+        assert!(both.contains("--size") && both.contains("--rate"), "{both}");
         assert!(refusal("-a :9").contains("--secret-file"));
         assert!(refusal("-a :9 --secret-file /nowhere/at/all").contains("/nowhere/at/all"));
     }

@@ -19,7 +19,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let shared = Shared::new();
     let timed = settings.load == Load::Paced;
     let connecting = Rc::clone(path);
-    let pairs = gather(settings.pairs, settings.concurrency, move |number| {
+    let pairs = gather(settings, settings.pairs, move |number| {
         let path = Rc::clone(&connecting);
         async move { path.pair(number).await }
     })

@@ -60,7 +60,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let before = meter.relay()?;
     let start = Instant::now();
     let connecting = Rc::clone(path);
-    let peers = gather(settings.peers, settings.concurrency, move |number| {
+    let peers = gather(settings, settings.peers, move |number| {
         let path = Rc::clone(&connecting);
         async move { path.lone(number).await }
     })

@@ -115,7 +115,7 @@ pub(super) async fn measure(
         time,
         messages: shares.iter().sum(),
         payload_bytes,
-        fairness: jain(&shares),
+        fairness: jain(&shares.iter().map(|&share| share as f64).collect::<Vec<_>>()),
         sent: sum(Tally::sent),
         lost: sum(Tally::lost),
         reordered: sum(Tally::reordered),
@@ -206,9 +206,9 @@ impl Watch<'_> {
 }
 
 /// Jain's index: (sum x)^2 / (n * sum x^2); 1 for equal shares, 1/n when one has all, and 1 when there is nothing to share.
-fn jain(shares: &[u64]) -> f64 {
-    let sum: f64 = shares.iter().map(|share| *share as f64).sum();
-    let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();
+pub(super) fn jain(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share.powi(2)).sum();
     if squares == 0.0 {
         1.0
     } else {
@@ -222,9 +222,9 @@ mod tests {
 
     #[test]
     fn fairness_of_known_shares() {
-        assert_eq!(jain(&[5, 5, 5, 5]), 1.0);
-        assert_eq!(jain(&[8, 0, 0, 0]), 0.25);
-        assert_eq!(jain(&[1, 3]), 16.0 / 20.0);
-        assert_eq!(jain(&[0, 0]), 1.0);
+        assert_eq!(jain(&[5.0, 5.0, 5.0, 5.0]), 1.0);
+        assert_eq!(jain(&[8.0, 0.0, 0.0, 0.0]), 0.25);
+        assert_eq!(jain(&[1.0, 3.0]), 16.0 / 20.0);
+        assert_eq!(jain(&[0.0, 0.0]), 1.0);
     }
 }

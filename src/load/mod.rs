@@ -11,6 +11,7 @@ mod churn;
 mod command;
 mod engine;
 mod error;
+mod fair;
 mod flow;
 mod frame;
 mod idle;
@@ -36,6 +37,7 @@ use tokio::task::LocalSet;
 
 pub use command::command;
 pub use error::LoadError;
+pub use fair::Fairness;
 pub use options::{Load, Settings, Target};
 pub use process::{Account, Process};
 pub use report::{Latency, Report};
@@ -79,6 +81,7 @@ pub fn execute(settings: &Settings) -> Result<Report, LoadError> {
             Load::Idle => idle::run(settings, &path).await,
             Load::Churn => churn::run(settings, &path).await,
             Load::Stall => stall::run(settings, &path).await,
+            Load::Fair => fair::run(settings, &path).await,
         }
     })
 }

@@ -25,17 +25,20 @@ pub enum Load {
     Churn,
     /// One receiver never reads; latency of the others, with and without it.
     Stall,
+    /// One sender floods a receiver that reads slowly, others send at a modest rate: who gets what.
+    Fair,
 }
 
 impl Load {
     /// All loads, in the order in which the help lists them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Flow,
         Self::Paced,
         Self::Flood,
         Self::Idle,
         Self::Churn,
         Self::Stall,
+        Self::Fair,
     ];
 
     /// The word for it on the command line and in reports.
@@ -47,6 +50,7 @@ impl Load {
             Self::Idle => "idle",
             Self::Churn => "churn",
             Self::Stall => "stall",
+            Self::Fair => "fair",
         }
     }
 }
@@ -92,7 +96,7 @@ pub struct Settings {
     pub load: Load,
     /// What it is done to.
     pub target: Target,
-    /// Pairs of a sender and a receiver.
+    /// Pairs of a sender and a receiver; `fair`: modest senders.
     pub pairs: usize,
     /// Payload bytes of a message, 16 to 8782.
     pub size: usize,
@@ -100,8 +104,16 @@ pub struct Settings {
     pub batch: usize,
     /// Messages a pair keeps in flight (`flow`).
     pub window: u64,
-    /// Messages a second and pair (`paced`, `stall`).
+    /// Messages a second and pair (`paced`, `stall`), or and modest sender (`fair`).
     pub rate: f64,
+    /// Messages a second that the common receiver reads (`fair`).
+    pub receive_rate: f64,
+    /// Whether modest senders send messages of the form of WireGuard handshakes, too (`fair`).
+    pub handshakes: bool,
+    /// Where receivers connect, if elsewhere than senders: to another pod of the same relay.
+    pub receivers_on: Option<SocketAddr>,
+    /// Over how long the connections are made.
+    pub ramp_up: Duration,
     /// How long is measured; `idle` watches the quiet for as long.
     pub duration: Duration,
     /// How long the load runs before the measurement.
@@ -124,11 +136,15 @@ impl Settings {
         Self {
             load,
             target,
-            pairs: 10,
+            pairs: if load == Load::Fair { 50 } else { 10 },
             size: 1280,
             batch: 1,
             window: 128,
             rate: 200.0,
+            receive_rate: 5000.0,
+            handshakes: false,
+            receivers_on: None,
+            ramp_up: Duration::ZERO,
             duration: Duration::from_secs(10),
             warmup: Duration::from_secs(1),
             peers: 1000,
@@ -139,57 +155,72 @@ impl Settings {
         }
     }
 
-    /// Refuses what cannot be run, in words that name the option.
+    /// Refuses what cannot be run, in words that name each option that is wrong.
     pub fn check(&self) -> Result<(), LoadError> {
-        let refuse = |text: String| Err(LoadError::Usage(text));
-        if !(STAMP_BYTES..=MAX_PAYLOAD).contains(&self.size) {
-            return refuse(format!(
+        let mut mistakes = Vec::new();
+        let mut refuse = |wrong: bool, text: String| {
+            if wrong {
+                mistakes.push(text);
+            }
+        };
+        refuse(
+            !(STAMP_BYTES..=MAX_PAYLOAD).contains(&self.size),
+            format!(
                 "--size must be {STAMP_BYTES} to {MAX_PAYLOAD} bytes, not {}",
                 self.size
-            ));
-        }
+            ),
+        );
         for (name, value) in [
             ("--pairs", self.pairs),
             ("--batch", self.batch),
             ("--peers", self.peers),
             ("--concurrency", self.concurrency),
         ] {
-            if value == 0 {
-                return refuse(format!("{name} must be at least 1"));
-            }
+            refuse(value == 0, format!("{name} must be at least 1"));
         }
-        if self.load == Load::Flow && self.window < self.batch as u64 {
-            return refuse(format!(
+        refuse(
+            self.load == Load::Flow && self.window < self.batch as u64,
+            format!(
                 "--window ({}) must not be smaller than --batch ({}): no write would ever be complete",
                 self.window, self.batch
-            ));
-        }
-        if !(self.rate.is_finite() && self.rate > 0.0) {
-            return refuse(format!(
-                "--rate must be a number above 0, not {}",
-                self.rate
-            ));
-        }
-        if self.duration.is_zero() {
-            return refuse("--duration must be longer than 0 s".to_owned());
-        }
-        if self.source_addresses > 0 && !self.target.address().is_ipv4() {
-            return refuse("--source-addresses needs an IPv4 loopback target".to_owned());
-        }
-        if self.source_addresses > 0 && !self.target.address().ip().is_loopback() {
-            return refuse(format!(
-                "--source-addresses binds 127.0.0.x and so needs a loopback target, not {}",
-                self.target.address()
-            ));
-        }
-        if self.source_addresses > 254 {
-            return refuse("--source-addresses must be 254 at most".to_owned());
-        }
-        if self.load == Load::Stall && matches!(self.target, Target::Proxy { .. }) {
-            return refuse(
-                "the stall load needs a relay: a TCP proxy has one receiver a sender".to_owned(),
+            ),
+        );
+        for (name, value) in [("--rate", self.rate), ("--receive-rate", self.receive_rate)] {
+            refuse(
+                !(value.is_finite() && value > 0.0),
+                format!("{name} must be a number above 0, not {value}"),
             );
         }
-        Ok(())
+        refuse(
+            self.duration.is_zero(),
+            "--duration must be longer than 0 s".to_owned(),
+        );
+        if self.source_addresses > 0 {
+            let all = [Some(self.target.address()), self.receivers_on];
+            for address in all.into_iter().flatten() {
+                refuse(
+                    !(address.is_ipv4() && address.ip().is_loopback()),
+                    format!(
+                        "--source-addresses binds 127.0.0.x and so needs an IPv4 loopback target, not {address}"
+                    ),
+                );
+            }
+        }
+        refuse(
+            self.source_addresses > 254,
+            "--source-addresses must be 254 at most".to_owned(),
+        );
+        refuse(
+            matches!(self.load, Load::Stall | Load::Fair)
+                && matches!(self.target, Target::Proxy { .. }),
+            format!(
+                "the {} load needs a relay: a TCP proxy has one receiver a sender",
+                self.load.name()
+            ),
+        );
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::Usage(mistakes.join("\n  ")))
     }
 }

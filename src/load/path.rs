@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
+use tokio::time::{Instant, sleep_until};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
@@ -38,6 +39,7 @@ pub(super) struct Ends {
 #[derive(Debug)]
 pub(super) struct Path {
     target: Target,
+    receivers_on: Option<SocketAddr>,
     token: Vec<u8>,
     /// Told apart from the peers of other runs by it.
     run: u64,
@@ -90,11 +92,14 @@ impl Path {
         let connections = match settings.load {
             Load::Idle => settings.peers,
             Load::Churn => settings.concurrency,
-            Load::Flow | Load::Paced | Load::Flood | Load::Stall => 2 * settings.pairs + 1,
+            Load::Flow | Load::Paced | Load::Flood | Load::Stall | Load::Fair => {
+                2 * settings.pairs + 2
+            }
         };
         let each = if passed.is_some() { 2 } else { 1 };
         Ok(Self {
             target: settings.target.clone(),
+            receivers_on: settings.receivers_on,
             token,
             run: rand::random(),
             sources: settings.source_addresses,
@@ -113,8 +118,8 @@ impl Path {
     pub(super) async fn pair(&self, number: u64) -> Result<Ends, LoadError> {
         match self.passed {
             None => {
-                let receiver = self.peer(2 * number + 1).await?;
-                let sender = self.peer(2 * number).await?;
+                let receiver = self.peer(2 * number + 1, self.receivers_on).await?;
+                let sender = self.peer(2 * number, None).await?;
                 Ok(Ends { sender, receiver })
             }
             Some(ref passed) => self.through_proxy(passed, number).await,
@@ -124,7 +129,7 @@ impl Path {
     /// One connection that is there and says nothing. Through a proxy it has two ends, both of which are to be kept.
     pub(super) async fn lone(&self, number: u64) -> Result<(Peer, Option<Peer>), LoadError> {
         match self.passed {
-            None => Ok((self.peer(number).await?, None)),
+            None => Ok((self.peer(number, None).await?, None)),
             Some(ref passed) => {
                 let ends = self.through_proxy(passed, number).await?;
                 Ok((ends.sender, Some(ends.receiver)))
@@ -132,8 +137,16 @@ impl Path {
         }
     }
 
-    /// An authenticated peer of the relay.
-    async fn peer(&self, number: u64) -> Result<Peer, LoadError> {
+    /// As [`Path::lone`], where receivers are to connect.
+    pub(super) async fn receiver(&self, number: u64) -> Result<(Peer, Option<Peer>), LoadError> {
+        match (&self.passed, self.receivers_on) {
+            (None, Some(_)) => Ok((self.peer(number, self.receivers_on).await?, None)),
+            _ => self.lone(number).await,
+        }
+    }
+
+    /// An authenticated peer of the relay, or of its pod at another address.
+    async fn peer(&self, number: u64, elsewhere: Option<SocketAddr>) -> Result<Peer, LoadError> {
         let Target::Relay {
             address,
             host,
@@ -143,7 +156,12 @@ impl Path {
         else {
             unreachable!("a proxy's connections go another way");
         };
-        let stream = connect(*address, self.source(), self.needed_files).await?;
+        let stream = connect(
+            elsewhere.unwrap_or(*address),
+            self.source(),
+            self.needed_files,
+        )
+        .await?;
         Peer::join(stream, host, route, &self.id(number), &self.token).await
     }
 
@@ -219,10 +237,10 @@ impl Passed {
     }
 }
 
-/// Makes `count` things, `concurrency` at a time, each by `make(number)`; ends with the first failure.
+/// Makes `count` things, `--concurrency` at a time and spread over `--ramp-up`, each by `make(number)`; ends with the first failure.
 pub(super) async fn gather<T, F>(
+    settings: &Settings,
     count: usize,
-    concurrency: usize,
     make: impl Fn(u64) -> F + 'static,
 ) -> Result<Vec<T>, LoadError>
 where
@@ -232,13 +250,20 @@ where
     let make = Rc::new(make);
     let next = Rc::new(Cell::new(0));
     let mut workers = JoinSet::new();
-    for _ in 0..concurrency.min(count) {
+    let (start, step) = (
+        Instant::now(),
+        settings.ramp_up / u32::try_from(count.max(1)).unwrap_or(u32::MAX),
+    );
+    for _ in 0..settings.concurrency.min(count) {
         let (make, next) = (Rc::clone(&make), Rc::clone(&next));
         workers.spawn_local(async move {
             let mut made = Vec::new();
             while next.get() < count {
                 let number = next.get();
                 next.set(number + 1);
+                if !step.is_zero() {
+                    sleep_until(start + step * number as u32).await;
+                }
                 made.push((number, make(number as u64).await?));
             }
             Ok::<_, LoadError>(made)

@@ -5,6 +5,7 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::fair::Fairness;
 use super::measure::Measured;
 use super::options::{Load, Settings};
 
@@ -112,6 +113,9 @@ pub struct Report {
     /// Jain's index over the pairs' messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness: Option<f64>,
+    /// What each class of senders got (`fair`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fair: Option<Fairness>,
     /// One-way latency (`paced`; `stall`: of the other receivers while one is stalled).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
@@ -223,11 +227,11 @@ impl Report {
         row("payload", count(self.size).map(|size| format!("{size} B")));
         row("messages a write", count(self.batch));
         row("window", count(self.window));
-        row("rate a pair", fine(self.rate, " /s"));
+        row("rate a sender", fine(self.rate, " /s"));
         row("messages", count(self.messages));
         row("messages a second", whole(self.messages_per_second));
         row("payload a second", self.bits_per_second.map(bits));
-        row("sent in all", count(self.sent));
+        row("sent, warm-up included", count(self.sent));
         row("lost", self.lost.map(|lost| share(lost, self.sent)));
         row("reordered", count(self.reordered));
         row("connections ended", count(self.ended));
@@ -235,6 +239,42 @@ impl Report {
             "fairness (Jain)",
             self.fairness.map(|index| format!("{index:.4}")),
         );
+        if let Some(fair) = &self.fair {
+            row("modest senders", Some(grouped(fair.modest)));
+            row(
+                "receiver reads",
+                Some(format!("{:.0} /s", fair.receive_rate)),
+            );
+            let of = |got: u64, sent: u64| Some(format!("{} of {}", grouped(got), grouped(sent)));
+            row(
+                "flood got through",
+                of(fair.flood_delivered, fair.flood_sent),
+            );
+            row(
+                "modest got through",
+                of(fair.modest_delivered, fair.modest_sent),
+            );
+            row(
+                "one modest sender got",
+                Some(format!(
+                    "{} to {}",
+                    grouped(fair.modest_least),
+                    grouped(fair.modest_most)
+                )),
+            );
+            row("Jain, of messages", Some(format!("{:.4}", fair.jain)));
+            row(
+                "Jain, of fair shares",
+                Some(format!("{:.4}", fair.jain_of_share)),
+            );
+            if fair.handshakes_sent > 0 {
+                row(
+                    "handshakes through",
+                    of(fair.handshakes_delivered, fair.handshakes_sent),
+                );
+            }
+            row("overtaken", Some(grouped(fair.reordered)));
+        }
         let alone = if self.latency_unstalled.is_some() {
             "latency us, one stalled"
         } else {
@@ -371,11 +411,11 @@ mod tests {
         };
         let table = report.to_string();
         for line in [
-            "load                 flow on 127.0.0.1:80, 4.0 s",
-            "messages             1 234 567",
-            "payload a second     3.50 Gbit",
-            "lost                 3 (0.150 %)",
-            "relay CPU a message  0.88 us",
+            "load                    flow on 127.0.0.1:80, 4.0 s",
+            "messages                1 234 567",
+            "payload a second        3.50 Gbit",
+            "lost                    3 (0.150 %)",
+            "relay CPU a message     0.88 us",
         ] {
             assert!(
                 table.lines().any(|found| found == line),

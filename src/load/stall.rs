@@ -41,12 +41,12 @@ async fn phase(
     let shared = Shared::new();
     let common_number = 2 * (first + settings.pairs as u64) + 1;
     let connecting = Rc::clone(path);
-    let pairs = gather(settings.pairs, settings.concurrency, move |number| {
+    let pairs = gather(settings, settings.pairs, move |number| {
         let path = Rc::clone(&connecting);
         async move { path.pair(first + number).await }
     })
     .await?;
-    let (common, _) = path.lone(common_number).await?;
+    let (common, _) = path.receiver(common_number).await?;
     SockRef::from(common.stream())
         .set_recv_buffer_size(SMALL_BUFFER)
         .map_err(|source| LoadError::Io {

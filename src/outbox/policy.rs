@@ -16,9 +16,7 @@ pub struct QueuePolicy {
     pub(super) peer_bytes: usize,
     /// What it may hold of anything but handshakes, which have the rest for themselves.
     pub(super) data_bytes: usize,
-    /// From where on each sender may only have its share.
-    pub(super) shared_from: usize,
-    /// Up to where nobody asks whose messages they are.
+    /// Up to where nobody asks whose messages they are; beyond it each sender may only have its share.
     pub(super) calm_bytes: usize,
     pub(super) max_age: u32,
     pub(super) budget: usize,
@@ -32,8 +30,8 @@ pub struct QueuePolicy {
 }
 
 impl QueuePolicy {
-    /// `peer_bytes`: what one receiver may have queued (of that: up to three quarters by anybody, then each sender its share, and
-    /// the last sixteenth for handshakes). `max_age`: how long a message may wait. `budget`: bytes of slabs in
+    /// `peer_bytes`: what one receiver may have queued (the first half by anybody, then each sender its share, and the
+    /// last sixteenth by handshakes). `max_age`: how long a message may wait. `budget`: bytes of slabs in
     /// all queues together.
     #[must_use]
     pub fn new(
@@ -46,7 +44,6 @@ impl QueuePolicy {
         Arc::new(Self {
             peer_bytes,
             data_bytes: peer_bytes - peer_bytes / 16,
-            shared_from: peer_bytes - peer_bytes / 4,
             calm_bytes: peer_bytes / 2,
             // Half of what fits, so that a quarter more still does.
             max_age: u32::try_from(max_age.as_millis())

@@ -1,8 +1,9 @@
 //! Who holds how much of a queue under pressure, so that one sender's flood does not take the others' share.
 //!
 //! A queue that is less than half full is nobody's business, and costs nothing here. Beyond that each message is charged to its
-//! sender, and beyond three quarters a sender may hold an equal share of the queue and no more. Queues are first in, first out,
-//! so equal shares of the queue are equal shares of what the receiver takes; who asks for less than a share loses nothing.
+//! sender, who may hold an equal share of the queue and no more. Queues are first in, first out, so equal shares of the queue are
+//! equal shares of what the receiver takes; who asks for less than a share loses nothing. (There is no zone in between, where
+//! all is charged and nothing refused: a kernel that takes two slabs at once would empty it, and a flood fill it first.)
 
 use std::collections::HashMap;
 
@@ -55,10 +56,7 @@ impl Ledger {
         if queued + need <= policy.data_bytes {
             let share = policy.data_bytes / senders;
             // A share may be smaller than a message: then one at a time.
-            if queued + need <= policy.shared_from
-                || held.bytes == 0
-                || held.bytes as usize + need <= share
-            {
+            if held.bytes == 0 || held.bytes as usize + need <= share {
                 return Admission::Share;
             }
         }

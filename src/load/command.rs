@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
+use super::tls;
 use crate::auth::Secret;
 
 /// The route that stock relays serve.
@@ -39,6 +40,20 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         matches.get_one::<String>("secret").map(String::as_str),
         matches.get_one::<String>("secret-file").map(Path::new),
     )?;
+    let tls = match (
+        matches.get_flag("tls"),
+        matches.get_one::<String>("ca-file"),
+        matches.get_flag("insecure"),
+    ) {
+        (false, ..) => None,
+        (true, Some(file), _) => Some(tls::trust(Some(Path::new(file)))?),
+        (true, None, true) => Some(tls::trust(None)?),
+        (true, None, false) => {
+            return Err(LoadError::Usage(
+                "--tls needs to know whom to trust: --ca-file, or --insecure for whatever certificate comes".to_owned(),
+            ));
+        }
+    };
     let defaults = Settings::new(
         load,
         Target::Relay {
@@ -80,6 +95,7 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         source_addresses: *matches
             .get_one::<u32>("source-addresses")
             .expect("has a default"),
+        tls,
         progress: true,
         ..defaults
     };
@@ -207,6 +223,22 @@ pub fn command() -> Command {
                 .default_value("0")
                 .value_parser(value_parser!(u32))
                 .help("Connect from 127.0.0.1 to 127.0.0.N in turn, so that ports do not run out"),
+        )
+        .arg(Arg::new("tls").long("tls").action(ArgAction::SetTrue).help("Connect with TLS"))
+        .arg(
+            Arg::new("ca-file")
+                .long("ca-file")
+                .value_name("FILE")
+                .requires("tls")
+                .conflicts_with("insecure")
+                .help("Certificates in PEM that the relay's must come from"),
+        )
+        .arg(
+            Arg::new("insecure")
+                .long("insecure")
+                .action(ArgAction::SetTrue)
+                .requires("tls")
+                .help("Take whatever certificate the relay shows"),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object in place of the table"))
         .arg(

@@ -26,6 +26,7 @@ mod scan;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::error::Error;
 use std::process::ExitCode;

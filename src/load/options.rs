@@ -3,7 +3,10 @@
 //! Owns [`Settings`]. Opens no connection, and reads neither the command line (`command.rs`) nor a file.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
 
 use super::error::LoadError;
 use super::frame::{MAX_PAYLOAD, STAMP_BYTES};
@@ -126,6 +129,8 @@ pub struct Settings {
     pub pid: Option<u32>,
     /// Loopback addresses to connect from; 0 leaves it to the system.
     pub source_addresses: u32,
+    /// TLS, as this says; none: plain TCP.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Whether a progress line may be written to stderr.
     pub progress: bool,
 }
@@ -151,6 +156,7 @@ impl Settings {
             concurrency: if load == Load::Churn { 1 } else { 64 },
             pid: None,
             source_addresses: 0,
+            tls: None,
             progress: false,
         }
     }

@@ -6,8 +6,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -16,7 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
-use super::peer::{Peer, connect};
+use super::peer::{Peer, connect, secured};
+use super::tls::Stream;
 use crate::auth::mint;
 use crate::proto::PeerId;
 use crate::time::Clock;
@@ -38,6 +41,7 @@ pub(super) struct Ends {
 /// Makes connections to one target. Lives in one `LocalSet`.
 #[derive(Debug)]
 pub(super) struct Path {
+    tls: Option<Arc<ClientConfig>>,
     target: Target,
     receivers_on: Option<SocketAddr>,
     token: Vec<u8>,
@@ -104,6 +108,7 @@ impl Path {
             run: rand::random(),
             sources: settings.source_addresses,
             next_source: Cell::new(0),
+            tls: settings.tls.clone(),
             needed_files: connections as u64 * each + 64,
             passed,
         })
@@ -162,6 +167,7 @@ impl Path {
             self.needed_files,
         )
         .await?;
+        let stream = secured(stream, self.tls.as_ref(), host).await?;
         Peer::join(stream, host, route, &self.id(number), &self.token).await
     }
 
@@ -178,8 +184,8 @@ impl Path {
             })?;
         match tokio::time::timeout(Duration::from_secs(PASS_SECONDS), told).await {
             Ok(Ok(other)) => Ok(Ends {
-                sender: Peer::bare(stream),
-                receiver: Peer::bare(other),
+                sender: Peer::bare(Stream::Plain(stream)),
+                receiver: Peer::bare(Stream::Plain(other)),
             }),
             _ => Err(LoadError::Timeout {
                 doing: "waiting for the proxy to pass a connection on",

@@ -6,17 +6,20 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::error::LoadError;
 use super::frame::{binary_frame, close_frame, health_answer, pong_frame};
 use super::scan::{Scanner, Seen};
+use super::tls::Stream;
 use crate::proto::PeerId;
 use crate::proto::limits::{AUTH_RESPONSE_MAX, PROTOCOL_VERSION};
 use crate::proto::peer::{MessageType, encode_auth};
@@ -86,7 +89,7 @@ fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
 /// A connection through which frames go.
 #[derive(Debug)]
 pub(super) struct Peer {
-    stream: TcpStream,
+    stream: Stream,
     scanner: Scanner,
     /// Answers that wait for the end of the batch being written.
     control: Vec<u8>,
@@ -98,7 +101,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A connection that needs no handshake: one end of a path through a proxy.
-    pub(super) fn bare(stream: TcpStream) -> Self {
+    pub(super) fn bare(stream: Stream) -> Self {
         Self {
             stream,
             scanner: Scanner::default(),
@@ -111,7 +114,7 @@ impl Peer {
 
     /// Upgrades the connection and authenticates, as a stock client does: one step after the other.
     pub(super) async fn join(
-        mut stream: TcpStream,
+        mut stream: Stream,
         host: &str,
         route: &str,
         id: &PeerId,
@@ -122,6 +125,10 @@ impl Peer {
         within("waiting for the upgrade", async {
             stream
                 .write_all(request.as_bytes())
+                .await
+                .map_err(doing("asking for the upgrade"))?;
+            stream
+                .flush()
                 .await
                 .map_err(doing("asking for the upgrade"))?;
             let end = loop {
@@ -152,6 +159,10 @@ impl Peer {
         let rest = within("waiting for the auth response", async {
             stream
                 .write_all(&binary_frame(&auth))
+                .await
+                .map_err(doing("writing the auth message"))?;
+            stream
+                .flush()
                 .await
                 .map_err(doing("writing the auth message"))?;
             loop {
@@ -185,6 +196,10 @@ impl Peer {
         self.stream
             .write_all(&close_frame())
             .await
+            .map_err(doing("writing the close message"))?;
+        self.stream
+            .flush()
+            .await
             .map_err(doing("writing the close message"))
     }
 
@@ -195,7 +210,7 @@ impl Peer {
 
     /// The socket below.
     pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
     }
 
     /// Reads once into `buffer`, and gives each transport message in it (payload bytes, sequence number, send time) to
@@ -252,6 +267,8 @@ impl Peer {
             self.batch_at +=
                 ready!(Pin::new(&mut self.stream).poll_write(cx, &batch[self.batch_at..]))?;
         }
+        // For TCP nothing; TLS may hold records that the socket did not take.
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.batch_at = 0;
         Poll::Ready(Ok(()))
     }
@@ -265,9 +282,29 @@ impl Peer {
             let rest = &self.control[self.control_at..];
             self.control_at += ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
         }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.control.clear();
         self.control_at = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+/// TLS over a connected socket, if the load is to have it.
+pub(super) async fn secured(
+    tcp: TcpStream,
+    tls: Option<&Arc<ClientConfig>>,
+    host: &str,
+) -> Result<Stream, LoadError> {
+    match tls {
+        None => Ok(Stream::Plain(tcp)),
+        Some(config) => {
+            within("waiting for the TLS handshake", async {
+                Stream::tls(tcp, config, host)
+                    .await
+                    .map_err(doing("doing the TLS handshake"))
+            })
+            .await
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersio
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use trunkline::auth::AllowAll;
 use trunkline::client::{Client, Event};
 use trunkline::reload::Reloader;
 use trunkline::time::Clock;
@@ -34,7 +35,7 @@ fn dir(test: &str) -> PathBuf {
 }
 
 fn write_pair(dir: &Path) -> Pair {
-    let made = generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    let made = generate_simple_self_signed([NAME.to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let files = CertificateFiles {
         certificate: dir.join("tls.crt"),
         key: dir.join("tls.key"),
@@ -285,4 +286,39 @@ fn files_that_are_of_no_use_say_which_and_why() {
         other.load(),
         Err(CertificateError::KeyMismatch { .. })
     ));
+}
+
+/// Our load generator, whose TLS is another code than the relay's, keeps windows of messages in flight and loses none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_generator_trusts_what_it_is_told_to() {
+    let pair = write_pair(&dir("load"));
+    let certificates = Certificates::new();
+    certificates.set(pair.files.load().unwrap());
+    let relay = TestRelay::served(
+        |relay| relay.tls(true).validator(AllowAll),
+        |server| server.tls(certificates),
+    );
+    let stranger = write_pair(&dir("load-stranger"));
+    let load = async |trust: Vec<&str>| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));
+        command.args([
+            "load",
+            "flow",
+            "-a",
+            &relay.addr.to_string(),
+            "-s",
+            "x",
+            "--tls",
+        ]);
+        command.args(["--pairs=2", "--batch=16", "--duration=0.3", "--warmup=0.1"]);
+        command.args(trust).output().await.unwrap()
+    };
+    let file = |pair: &Pair| pair.files.certificate.to_str().unwrap().to_owned();
+    let trusted = load(vec!["--ca-file", &file(&pair)]).await;
+    assert!(trusted.status.success(), "{trusted:?}");
+    assert!(load(vec!["--insecure"]).await.status.success());
+    let refused = load(vec!["--ca-file", &file(&stranger)]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(load(vec![]).await.status.code(), Some(2));
+    assert!(relay.conserved().await.1 > 100);
 }

@@ -15,9 +15,9 @@ const TABLE_PAIRS: [usize; 2] = [1, 50];
 /// Messages in a write.
 const BATCHES: [usize; 2] = [1, 16];
 /// Idle peers of the memory curve.
-const PEERS: [usize; 3] = [1_000, 5_000, 10_000];
-/// The one of them that the table shows.
-const TABLE_PEERS: usize = 5_000;
+const PEERS: [usize; 4] = [1_000, 5_000, 10_000, 18_000];
+/// Those of them that the table shows.
+const TABLE_PEERS: [usize; 2] = [5_000, 18_000];
 /// Beyond it the load would need more than 20,000 files: behind a proxy it holds both ends of each connection.
 const PROXY_PEERS: usize = 5_000;
 /// Idle peers beside a pair: as many as 20,000 files allow, nearly.
@@ -95,7 +95,10 @@ impl Case {
     pub(crate) fn suits(&self, contender: &Contender) -> bool {
         match contender.kind {
             Kind::Relay(_) => true,
-            Kind::HaProxy => self.peers <= PROXY_PEERS && self.crowd == 0,
+            Kind::HaProxy => {
+                let one_receiver_each = !matches!(self.load, Load::Stall | Load::Fair);
+                one_receiver_each && self.peers <= PROXY_PEERS && self.crowd == 0
+            }
         }
     }
 }
@@ -122,6 +125,25 @@ pub(crate) fn all() -> Vec<Case> {
         figure: |report| report.latency.map(|latency| latency.p99),
         point: Some(Point::Latency),
         ..Case::new(Load::Paced, "10 pairs, 200 a second each, p99".to_owned())
+    });
+    cases.push(Case {
+        unit: "times the p99 without",
+        bar: "at most 2",
+        figure: |report| Some(report.latency?.p99 / report.latency_unstalled?.p99),
+        ..Case::new(
+            Load::Stall,
+            "10 pairs, 200 a second each, one receiver stalled".to_owned(),
+        )
+    });
+    cases.push(Case {
+        unit: "Jain's index",
+        bar: "at least 0.95",
+        figure: |report| Some(report.fair.as_ref()?.jain),
+        pairs: 50,
+        ..Case::new(
+            Load::Fair,
+            "50 modest senders and a flood, one slow receiver".to_owned(),
+        )
     });
     cases.extend(PEERS.map(idle));
     cases.push(churn("connects, one after another", 1, ""));
@@ -155,7 +177,7 @@ fn idle(peers: usize) -> Case {
         bar: "at most 6 KiB at 20,000",
         figure: |report| report.relay_kib_per_peer,
         point: Some(Point::Memory(peers as f64)),
-        only_for_curves: peers != TABLE_PEERS,
+        only_for_curves: !TABLE_PEERS.contains(&peers),
         peers,
         ..Case::new(Load::Idle, format!("{peers} idle peers"))
     }

@@ -1,7 +1,7 @@
 //! The side-by-side comparison: this relay, HAProxy in plain TCP mode as the practical limit, and any other relay given by its
 //! path, under the same loads in turn.
 //!
-//! `cargo bench --bench compare -- [--rounds 3] [--seconds 4] [--only TEXT] [--pin] [--relay PATH]... [--plots DIR]
+//! `cargo bench --bench compare -- [--quick] [--rounds 3] [--seconds 4] [--only TEXT] [--pin] [--relay PATH]... [--plots DIR]
 //! [--markdown FILE] [--json FILE]`
 //!
 //! Each figure is the median of several rounds; within a round the contenders take turns, so that what else the machine does
@@ -78,6 +78,12 @@ fn command() -> clap::Command {
             .action(ArgAction::Append),
         )
         .arg(
+            Arg::new("quick")
+                .long("quick")
+                .action(ArgAction::SetTrue)
+                .help("One round of one second each: a first look in two minutes"),
+        )
+        .arg(
             Arg::new("only")
                 .long("only")
                 .value_name("TEXT")
@@ -112,9 +118,16 @@ fn compare(matches: &ArgMatches) -> Result<(), Failure> {
     let path = |name: &str| matches.get_one::<PathBuf>(name);
     let only = matches.get_one::<String>("only").map_or("", String::as_str);
     let curves = path("plots").is_some();
+    let quick = matches.get_flag("quick");
     let conditions = Conditions {
-        rounds: *matches.get_one("rounds").expect("has a default"),
-        seconds: *matches.get_one("seconds").expect("has a default"),
+        rounds: match quick {
+            true => 1,
+            false => *matches.get_one("rounds").expect("has a default"),
+        },
+        seconds: match quick {
+            true => 1,
+            false => *matches.get_one("seconds").expect("has a default"),
+        },
         // Asked before this process is pinned: afterwards the answer is 1.
         cpus: std::thread::available_parallelism()?.get(),
         pinned: matches.get_flag("pin"),

@@ -23,6 +23,7 @@ pub mod reload;
 pub mod routing;
 pub mod server;
 pub mod stack;
+mod stun;
 pub mod telemetry;
 pub mod ticks;
 pub mod time;

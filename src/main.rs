@@ -128,7 +128,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(certificates) = certificates {
         server = server.tls(certificates);
     }
-    let server = server
+    server = server
         .listen(addresses("--listen-address", &settings.listen_address)?)
         .health(addresses(
             "--health-listen-address",
@@ -137,8 +137,11 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         .metrics(
             ListenAddress::all(settings.metrics_port).bind_addresses()?,
             metrics,
-        )
-        .bind()?;
+        );
+    for &port in &settings.stun_ports {
+        server = server.stun(ListenAddress::all(port).bind_addresses()?);
+    }
+    let server = server.bind()?;
     let open_files = raise_file_limit();
     // Before anybody is told that the relay is up: whoever stops it then is heard.
     let shutdown = shutdown_signal();
@@ -151,6 +154,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         open_files,
         health = server.health_addr().map(tracing::field::display),
         metrics = server.metrics_addr().map(tracing::field::display),
+        stun = stun_listed(&server.stun_addrs()),
         "relay is up"
     );
     server.run(shutdown).await;
@@ -162,6 +166,12 @@ fn addresses(flag: &str, address: &ListenAddress) -> Result<Vec<SocketAddr>, Str
     address
         .bind_addresses()
         .map_err(|error| format!("{flag}: the host name cannot be looked up: {error}"))
+}
+
+/// The addresses of the STUN server in one field, if there is one.
+fn stun_listed(addresses: &[SocketAddr]) -> Option<String> {
+    let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(","))
 }
 
 fn keys(secrets: &[SecretText]) -> Vec<Secret> {

@@ -1,7 +1,7 @@
 //! Settings of operations.md whose capability this version does not have.
 //!
 //! Owns their names and what to do instead. They are known so that asking for one is refused with a reason and
-//! never silently ignored; a value that asks for nothing (`OZ_ENABLE_STUN=false`) is accepted, because existing
+//! never silently ignored; a value that asks for nothing (`OZ_LETSENCRYPT_AWS_ROUTE53=false`) is accepted, because existing
 //! installations set such values.
 
 use clap::Arg;
@@ -48,10 +48,6 @@ static PROXIES: Capability = Capability {
     name: "trusted proxies",
     instead: "leave it out; the logs then show the proxy's address in the place of the peer's",
 };
-static STUN: Capability = Capability {
-    name: "STUN server",
-    instead: "leave it out and run a STUN server beside it",
-};
 static CLUSTER: Capability = Capability {
     name: "cluster",
     instead: "run one pod and leave it out",
@@ -69,9 +65,6 @@ pub(super) static ALL: &[Absent] = &[
     row("letsencrypt-email", None, Asks::Never, &ACME),
     row("letsencrypt-aws-route53", None, Asks::IfTrue, &ACME),
     row("trusted-proxies", None, Asks::UnlessEmptyOr(""), &PROXIES),
-    row("enable-stun", None, Asks::IfTrue, &STUN),
-    row("stun-ports", None, Asks::UnlessEmptyOr("3478"), &STUN),
-    row("stun-log-level", None, Asks::Never, &STUN),
     row("cluster-headless", None, Asks::UnlessEmptyOr(""), &CLUSTER),
     row("cluster-port", None, Asks::Never, &CLUSTER),
     row("pod-ip", None, Asks::Never, &CLUSTER),

@@ -160,6 +160,18 @@ table! {
         help: "After how many unanswered health checks a peer is disconnected; also read from \
                OZ_RELAY_HC_ATTEMPT_THRESHOLD and NB_RELAY_HC_ATTEMPT_THRESHOLD",
     }
+    ENABLE_STUN = {
+        name: "enable-stun", kind: Kind::Switch, default: Some("false"), hint: "true|false",
+        help: "Tell clients the address they are seen by: a STUN server for binding requests over UDP",
+    }
+    STUN_PORTS = {
+        name: "stun-ports", default: Some("3478"), hint: "PORTS",
+        help: "The UDP ports of the STUN server, on all addresses, with commas between them",
+    }
+    STUN_LOG_LEVEL = {
+        name: "stun-log-level", default: Some("info"), hint: "LEVEL", group: Group::Logging,
+        help: "What is logged of the STUN server: trace (each request that has no answer), debug, info, warn or error",
+    }
     LOG_LEVEL = {
         name: "log-level", default: Some("info"), hint: "LEVEL", group: Group::Logging,
         help: "What is logged: trace, debug, info, warn or error",

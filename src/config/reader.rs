@@ -73,6 +73,8 @@ impl Reader<'_> {
         let health_check_threshold = self.read(&flags::HEALTH_CHECK_ATTEMPT_THRESHOLD, |text| {
             values::count(text, 1..=1000)
         });
+        let stun = self.read(&flags::ENABLE_STUN, values::switch);
+        let stun_ports = self.read(&flags::STUN_PORTS, values::ports);
         let log = self.log();
         self.check_ports(
             listen_address.as_ref(),
@@ -100,6 +102,7 @@ impl Reader<'_> {
                 max_handshakes: max_handshakes?,
                 max_subscriptions: max_subscriptions?,
                 health_check_threshold: health_check_threshold?,
+                stun_ports: if stun? { stun_ports? } else { Vec::new() },
                 log: log?,
             })
         };
@@ -108,6 +111,7 @@ impl Reader<'_> {
 
     fn log(&mut self) -> Option<LogSettings> {
         let level = self.read(&flags::LOG_LEVEL, values::log_level);
+        let stun_level = self.read(&flags::STUN_LOG_LEVEL, values::log_level);
         let file = self.read(&flags::LOG_FILE, values::log_destination);
         let format = self.read(&flags::LOG_FORMAT, values::log_format);
         let max_size_mb = self.read(&flags::LOG_MAX_SIZE_MB, |text| {
@@ -116,6 +120,7 @@ impl Reader<'_> {
         let frozen = self.read(&flags::LOG_DISABLE_ROTATION, values::switch);
         Some(LogSettings {
             level: level?,
+            stun_level: stun_level?,
             file: file?,
             format: format?,
             max_size_mb: max_size_mb?,

@@ -63,6 +63,8 @@ pub struct Settings {
     pub max_subscriptions: usize,
     /// After how many unanswered health checks a peer is disconnected; at least 1.
     pub health_check_threshold: u32,
+    /// The UDP ports of the STUN server, on all addresses; none: there is no STUN server. 0 means any free one.
+    pub stun_ports: Vec<u16>,
     /// The log.
     pub log: LogSettings,
 }

@@ -80,6 +80,7 @@ fn defaults_are_those_of_the_operations_document() {
     assert_eq!(settings.max_subscriptions, 65_536);
     assert_eq!(settings.health_check_threshold, 1);
     let log = LogSettings {
+        stun_level: LogLevel::Info,
         level: LogLevel::Info,
         file: LogDestination::Console,
         format: LogFormat::Text,
@@ -268,6 +269,30 @@ fn listeners_on_one_port_are_a_mistake() {
 }
 
 #[test]
+fn the_stun_server_has_the_ports_it_is_given_when_it_is_asked_for() {
+    assert_eq!(
+        settings(&["--stun-ports=1,2"], &[]).stun_ports,
+        Vec::<u16>::new()
+    );
+    assert_eq!(settings(&["--enable-stun"], &[]).stun_ports, [3478]);
+    let given = settings(
+        &["--stun-log-level", "trace"],
+        &[("OZ_ENABLE_STUN", "1"), ("NB_STUN_PORTS", "3478, 3479")],
+    );
+    assert_eq!(given.stun_ports, [3478, 3479]);
+    assert_eq!(given.log.stun_level, LogLevel::Trace);
+    assert_eq!(given.log.level, LogLevel::Info);
+    assert_eq!(
+        mistakes(&["--stun-ports=3478,3478"], &[]),
+        "--stun-ports: port 3478 is there twice; give each port once"
+    );
+    assert_eq!(
+        mistakes(&["--stun-ports=3478;3479"], &[]),
+        "--stun-ports: \"3478;3479\" is not a port; give one port, or several with commas between them, such as 3478,3479"
+    );
+}
+
+#[test]
 fn what_this_version_lacks_is_refused_only_when_asked_for() {
     let harmless = [
         ("OZ_ENABLE_STUN", "false"),
@@ -288,12 +313,8 @@ fn what_this_version_lacks_is_refused_only_when_asked_for() {
         &[],
         &[("TRUNKLINE_ENABLE_STUN", "no"), ("OZ_ENABLE_STUN", "true")],
     );
-    let stun = "this version has no STUN server; leave it out and run a STUN server beside it";
     let cluster = "this version has no cluster; run one pod and leave it out";
     for (args, env, expected) in [
-        (vec!["--enable-stun"], vec![], format!("--enable-stun: {stun}")),
-        (vec![], vec![("OZ_ENABLE_STUN", "1")], format!("OZ_ENABLE_STUN: {stun}")),
-        (vec![], vec![("NB_STUN_PORTS", "3478,3479")], format!("NB_STUN_PORTS: {stun}")),
         (vec!["--cluster-headless", "relay"], vec![], format!("--cluster-headless: {cluster}")),
         (
             vec![],
@@ -411,7 +432,7 @@ fn help_tells_every_row_of_the_table() {
         "{help}"
     );
     assert!(
-        !help.contains("--enable-stun"),
+        !help.contains("--cluster-headless"),
         "what is not there is not offered"
     );
 }

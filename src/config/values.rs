@@ -139,6 +139,27 @@ pub(super) fn port(text: &str) -> Result<u16, Wrong> {
     })
 }
 
+/// Ports with commas between them, none twice but 0.
+pub(super) fn ports(text: &str) -> Result<Vec<u16>, Wrong> {
+    let mut ports = Vec::new();
+    for part in text.split(',') {
+        let port = decimal(part.trim()).ok_or_else(|| {
+            Wrong::new(
+                format!("{} is not a port", quoted(part)),
+                "give one port, or several with commas between them, such as 3478,3479",
+            )
+        })?;
+        if port != 0 && ports.contains(&port) {
+            return Err(Wrong::new(
+                format!("port {port} is there twice"),
+                "give each port once",
+            ));
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
 /// The public address, judged by what makes the instance URL from it (peer-protocol.md, *Instance URL*).
 pub(super) fn exposed_address(text: &str) -> Result<String, Wrong> {
     // Without TLS of its own, which this version has not.

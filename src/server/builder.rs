@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -15,6 +15,7 @@ use super::tls::TlsLayer;
 use crate::http::{Readiness, health_router, metrics_router};
 use crate::relay::Relay;
 use crate::stack::drain::{Drain, Watch};
+use crate::stun;
 use crate::telemetry::prometheus::PrometheusMetrics;
 use crate::time::Clock;
 use crate::tls::Certificates;
@@ -44,6 +45,7 @@ pub struct ServerBuilder {
     listen: Vec<SocketAddr>,
     health: Vec<SocketAddr>,
     metrics: Option<(Vec<SocketAddr>, PrometheusMetrics)>,
+    stun: Vec<Vec<SocketAddr>>,
     clock: Clock,
     tls: Option<Certificates>,
 }
@@ -82,25 +84,40 @@ impl ServerBuilder {
         self
     }
 
+    /// Where the STUN server (RFC 8489, binding requests over UDP) answers; a further call adds a further socket. Default: nowhere.
+    #[must_use]
+    pub fn stun(mut self, addresses: impl Into<Vec<SocketAddr>>) -> Self {
+        self.stun.push(addresses.into());
+        self
+    }
+
     /// Binds all listeners. Connections queue in the kernel until [`Server::run`].
     ///
     /// # Errors
     /// The first listener that cannot be bound; those bound before are closed.
     pub fn bind(self) -> Result<Server, BindError> {
-        let peers = bind("peers", &self.listen)?;
+        let peers = bind("peers", &self.listen, listener::bind)?;
         let health = match self.health.as_slice() {
             [] => None,
-            addresses => Some(bind("health", addresses)?),
+            addresses => Some(bind("health", addresses, listener::bind)?),
         };
         let metrics = match self.metrics {
-            Some((addresses, metrics)) => Some((bind("metrics", &addresses)?, metrics)),
+            Some((addresses, metrics)) => {
+                Some((bind("metrics", &addresses, listener::bind)?, metrics))
+            }
             None => None,
         };
+        let stun = self
+            .stun
+            .iter()
+            .map(|addresses| bind("STUN", addresses, listener::bind_udp))
+            .collect::<Result<_, _>>()?;
         Ok(Server {
             relay: self.relay,
             peers,
             health,
             metrics,
+            stun,
             readiness: Readiness::default(),
             clock: self.clock,
             tls: self.tls,
@@ -108,10 +125,14 @@ impl ServerBuilder {
     }
 }
 
-fn bind(what: &'static str, addresses: &[SocketAddr]) -> Result<TcpListener, BindError> {
+fn bind<T>(
+    what: &'static str,
+    addresses: &[SocketAddr],
+    open: fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, BindError> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address given");
     for &address in addresses {
-        match listener::bind(address) {
+        match open(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
         }
@@ -143,6 +164,7 @@ pub struct Server {
     peers: TcpListener,
     health: Option<TcpListener>,
     metrics: Option<(TcpListener, PrometheusMetrics)>,
+    stun: Vec<UdpSocket>,
     readiness: Readiness,
     clock: Clock,
     tls: Option<Certificates>,
@@ -157,6 +179,7 @@ impl Server {
             listen: Vec::new(),
             health: Vec::new(),
             metrics: None,
+            stun: Vec::new(),
             clock: Clock::system(),
             tls: None,
         }
@@ -188,6 +211,13 @@ impl Server {
         self.metrics.as_ref()?.0.local_addr().ok()
     }
 
+    /// Where the STUN server answers: one address for each of its sockets.
+    #[must_use]
+    pub fn stun_addrs(&self) -> Vec<SocketAddr> {
+        let addresses = self.stun.iter().map(UdpSocket::local_addr);
+        addresses.filter_map(Result::ok).collect()
+    }
+
     /// Serves until `shutdown` resolves, then tells all peers *close*, waits for them (30 s at most) and returns. Health and
     /// metrics answer to the last.
     ///
@@ -209,12 +239,21 @@ impl Server {
             let router = metrics_router(metrics);
             admin.spawn(serve_admin("metrics", listener, router, stop_admin.watch()));
         }
+        // Dropped at the first word of the end, and the sockets with it.
+        let mut stun = JoinSet::new();
+        if !self.stun.is_empty() {
+            relay.instruments().stun_starts(&stun::RESULTS);
+        }
+        for socket in self.stun {
+            stun.spawn(stun::serve(socket, relay.instruments().clone()));
+        }
         let peers = listener::serve(self.peers, &relay, tls, stop_peers.watch());
         let life = async {
             self.readiness.set_ready();
             shutdown.await;
             info!(peers = relay.peers().len(), "shutting down");
             stop_peers.start();
+            stun.shutdown().await;
             let left = relay.shutdown().await;
             if left > 0 {
                 warn!(

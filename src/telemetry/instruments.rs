@@ -38,6 +38,7 @@ pub struct Instruments {
     handshake_refusals: Counter<u64>,
     tls_handshake_failures: Counter<u64>,
     meter: Meter,
+    stun_requests: Counter<u64>,
 }
 
 /// One connected peer, as long as it lives: a peer cannot be counted in and never out.
@@ -109,6 +110,10 @@ impl Instruments {
                 "TLS handshakes that failed, by reason.",
             ),
             meter: meter.clone(),
+            stun_requests: counter(
+                names::STUN_REQUESTS,
+                "Datagrams that came to the STUN server, by result.",
+            ),
         };
         instruments.start_at_zero();
         instruments.observe_peers(meter);
@@ -194,6 +199,20 @@ impl Instruments {
     pub fn handshake_refused(&self, reason: &'static str) {
         self.handshake_refusals
             .add(1, &[KeyValue::new(names::REASON, reason)]);
+    }
+
+    /// A STUN server is there: its series start.
+    pub(crate) fn stun_starts(&self, results: &[&'static str]) {
+        for result in results {
+            self.stun_requests
+                .add(0, &[KeyValue::new(names::RESULT, *result)]);
+        }
+    }
+
+    /// A datagram came to the STUN server, and this became of it.
+    pub(crate) fn stun_request(&self, result: &'static str) {
+        self.stun_requests
+            .add(1, &[KeyValue::new(names::RESULT, result)]);
     }
 
     fn observe_peers(&self, meter: &Meter) {

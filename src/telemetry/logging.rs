@@ -32,11 +32,18 @@ pub use queue::LogGuard;
 /// The crate whose events the level applies to; of all others only warnings and errors are kept.
 const OWN_TARGET: &str = env!("CARGO_CRATE_NAME");
 
+/// The room of the STUN server, whose events have a level of their own.
+const STUN_TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::stun");
+/// The codec it uses.
+const STUN_CODEC: &str = "stun_types";
+
 /// What is logged, where, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSettings {
     /// The least severe level that is logged.
     pub level: LogLevel,
+    /// The same, for what the STUN server says.
+    pub stun_level: LogLevel,
     /// Where lines go.
     pub file: LogDestination,
     /// What a line looks like.
@@ -170,21 +177,30 @@ fn subscriber(log: &LogSettings, lines: LineQueue) -> impl tracing::Subscriber +
         LogFormat::Syslog => text.with_ansi(false).without_time().boxed(),
         LogFormat::Text => text.boxed(),
     };
-    Registry::default().with(layer.with_filter(filter(log.level)))
+    Registry::default().with(layer.with_filter(filter(log.level, log.stun_level)))
 }
 
-fn filter(level: LogLevel) -> Targets {
-    let own = match level {
-        LogLevel::Trace => Level::TRACE,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Error => Level::ERROR,
-    };
+fn filter(level: LogLevel, stun: LogLevel) -> Targets {
+    let own = level.level();
     let others = LevelFilter::from_level(own.min(Level::WARN));
     Targets::new()
         .with_target(OWN_TARGET, own)
+        .with_target(STUN_TARGET, stun.level())
+        // It warns of every malformed datagram: a stranger could fill the log. They are counted.
+        .with_target(STUN_CODEC, LevelFilter::OFF)
         .with_default(others)
+}
+
+impl LogLevel {
+    fn level(self) -> Level {
+        match self {
+            Self::Trace => Level::TRACE,
+            Self::Debug => Level::DEBUG,
+            Self::Info => Level::INFO,
+            Self::Warn => Level::WARN,
+            Self::Error => Level::ERROR,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,11 @@ pub const QUEUE_BUDGET_BYTES: &str = "relay_queue_budget_bytes";
 /// Always 1; the `version` is the label.
 pub const BUILD_INFO: &str = "relay_build_info";
 
+/// Datagrams that came to the STUN server, by `result`.
+pub const STUN_REQUESTS: &str = "relay_stun_requests";
+
+/// Label: what became of a question to the STUN server.
+pub const RESULT: &str = "result";
 /// Label: what carries a connection.
 pub const TRANSPORT: &str = "transport";
 /// Label: why.

@@ -60,6 +60,7 @@ impl<F: FnMut() -> io::Result<()> + Send> Sink for Kept<F> {
 
 fn settings(level: LogLevel, format: LogFormat, file: LogDestination) -> LogSettings {
     LogSettings {
+        stun_level: LogLevel::Info,
         level,
         file,
         format,

@@ -79,11 +79,11 @@ async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr) {
         }
     };
     // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
-    // outcome has been counted and logged by the relay.
+    // outcome has been counted and logged by the relay. The others are boxed, so that a plain peer's task is not as large as theirs.
     let _ = match unwrap(upgraded) {
         Found::Tcp(tcp) => relay.accept(tcp, remote).await,
-        Found::Tls(tls) => relay.accept(tls, remote).await,
-        Found::Boxed(boxed) => relay.accept(boxed, remote).await,
+        Found::Tls(tls) => Box::pin(relay.accept(tls, remote)).await,
+        Found::Boxed(boxed) => Box::pin(relay.accept(boxed, remote)).await,
     };
 }
 

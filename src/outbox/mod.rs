@@ -91,14 +91,12 @@ struct State {
     with_writer: usize,
     /// A slab of which the socket took a part, older than all others. Its frames must be finished.
     begun: Option<Slab>,
-    /// Handshakes that outlived the slabs around them, older than all of the backlog.
-    kept: Option<Slab>,
     /// Full slabs, oldest first; empty unless the receiver is slow.
     backlog: VecDeque<Slab>,
     /// The slab that is being filled, younger than all of the backlog.
     tail: Option<Slab>,
-    /// Who holds how much, while the queue is under pressure.
-    ledger: Option<Box<Ledger>>,
+    /// What only a queue under pressure has.
+    pressure: Option<Box<Pressure>>,
     /// Whether those who trim know of this queue.
     listed: bool,
     control: Vec<u8>,
@@ -112,6 +110,15 @@ struct State {
     /// The socket, if producers may write to it themselves. Given up at the end: an outbox may live on in somebody's memory of
     /// routes, and the socket must not.
     direct: Option<Arc<dyn TryWrite>>,
+}
+
+/// What a queue needs beyond the half that is nobody's business.
+#[derive(Debug, Default)]
+struct Pressure {
+    /// Handshakes that outlived the slabs around them, older than all of the backlog.
+    kept: Option<Slab>,
+    /// Who holds how much.
+    ledger: Ledger,
 }
 
 /// The queue of one receiver; shared between everybody who sends to it and its writer.
@@ -133,10 +140,9 @@ impl Outbox {
                 queued: 0,
                 with_writer: 0,
                 begun: None,
-                kept: None,
                 backlog: VecDeque::new(),
                 tail: None,
-                ledger: None,
+                pressure: None,
                 listed: false,
                 control: Vec::new(),
                 farewell: Vec::new(),
@@ -235,11 +241,14 @@ impl Outbox {
         }
         state.append(head, message);
         if !calm {
-            let State { ledger, tail, .. } = &mut *state;
+            let State { pressure, tail, .. } = &mut *state;
             let tail = tail.as_mut().expect("a message was just appended to it");
-            ledger
-                .get_or_insert_default()
-                .charge(&mut tail.charges, sender, need, admission);
+            pressure.get_or_insert_default().ledger.charge(
+                &mut tail.charges,
+                sender,
+                need,
+                admission,
+            );
         }
         Ok(())
     }
@@ -361,8 +370,7 @@ impl Outbox {
         state.phase = Phase::Aborted;
         drop(state.take_control(&self.policy));
         state.farewell = Vec::new();
-        state.ledger = None;
-        let slabs = (state.begun.take(), state.kept.take(), state.tail.take());
+        let slabs = (state.begun.take(), state.pressure.take(), state.tail.take());
         let backlog = std::mem::take(&mut state.backlog);
         let direct = state.direct.take();
         let waker = state.waker.take();
@@ -406,9 +414,10 @@ impl Outbox {
         let policy = &self.policy;
         // The youngest message in a slab came at most a quarter later than the first.
         let too_old = policy.max_age + policy.max_age / 4;
-        if let Some(kept) = &state.kept
+        if let Some(pressure) = &mut state.pressure
+            && let Some(kept) = &pressure.kept
             && policy.ticks.since(kept.opened) > too_old.max(HANDSHAKE_AGE)
-            && let Some(mut slab) = state.kept.take()
+            && let Some(mut slab) = pressure.kept.take()
         {
             state.queued -= slab.len;
             slab.fate = Some(DropReason::Expired);
@@ -491,7 +500,7 @@ impl State {
     /// Whether the writer would find something to do.
     fn has_work(&self) -> bool {
         self.begun.is_some()
-            || self.kept.is_some()
+            || self.pressure.as_ref().is_some_and(|it| it.kept.is_some())
             || self.tail.is_some()
             || !self.backlog.is_empty()
             || !self.control.is_empty()
@@ -512,8 +521,12 @@ impl State {
         sender: u64,
         is_handshake: impl FnOnce() -> bool,
     ) -> Admission {
-        match &self.ledger {
-            Some(ledger) => ledger.admit(policy, self.queued, need, sender, is_handshake),
+        match &self.pressure {
+            Some(pressure) => {
+                pressure
+                    .ledger
+                    .admit(policy, self.queued, need, sender, is_handshake)
+            }
             None => Ledger::default().admit(policy, self.queued, need, sender, is_handshake),
         }
     }
@@ -539,11 +552,12 @@ impl State {
         if slab.len == 0 {
             return;
         }
-        let absorbed = match &mut self.kept {
+        let pressure = self.pressure.get_or_insert_default();
+        let absorbed = match &mut pressure.kept {
             Some(kept) => kept.absorb(&mut slab),
             None => {
                 slab.charges = Vec::new();
-                self.kept = Some(slab);
+                pressure.kept = Some(slab);
                 return;
             }
         };
@@ -555,15 +569,14 @@ impl State {
     }
 
     fn uncharge(&mut self, slab: &Slab) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.release(&slab.charges);
+        if let Some(pressure) = &mut self.pressure {
+            pressure.ledger.release(&slab.charges);
         }
     }
 
     fn oldest(&mut self) -> Option<Slab> {
-        let slab = self
-            .kept
-            .take()
+        let kept = self.pressure.as_mut().and_then(|it| it.kept.take());
+        let slab = kept
             .or_else(|| self.backlog.pop_front())
             .or_else(|| self.tail.take())?;
         self.uncharge(&slab);
@@ -594,7 +607,7 @@ impl State {
             self.backlog.shrink_to(0);
             // Not while a producer holds one of several slabs: the others are still charged.
             if self.queued == 0 {
-                self.ledger = None;
+                self.pressure = None;
             }
         }
     }

@@ -145,12 +145,12 @@ fn a_calm_queue_charges_nobody() {
     let bench = bench(512 << 10, 64 << 20);
     while bench.outbox.state.lock().queued + DATA + 40 <= 256 << 10 {
         bench.outbox.push(&data(1, 0)).unwrap();
-        assert!(bench.outbox.state.lock().ledger.is_none());
+        assert!(bench.outbox.state.lock().pressure.is_none());
     }
     bench.outbox.push(&data(1, 0)).unwrap();
-    assert!(bench.outbox.state.lock().ledger.is_some());
+    assert!(bench.outbox.state.lock().pressure.is_some());
     take_all(&bench);
-    assert!(bench.outbox.state.lock().ledger.is_none());
+    assert!(bench.outbox.state.lock().pressure.is_none());
 }
 
 #[test]

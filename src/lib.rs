@@ -6,6 +6,7 @@
 //! Rooms: `proto` is the wire, `transport` carries messages, `peer` is one connection, `routing` knows who is where, `http` and
 //! `server` are the way in. The map is `docs/architecture.md`.
 
+pub mod admission;
 pub mod auth;
 mod buffers;
 pub mod client;
@@ -22,6 +23,7 @@ pub mod relay;
 pub mod reload;
 pub mod routing;
 pub mod server;
+mod source;
 pub mod stack;
 mod stun;
 pub mod telemetry;

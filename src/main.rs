@@ -77,6 +77,12 @@ fn raise_file_limit() -> Option<u64> {
     None
 }
 
+/// How many connections so many open files leave room for, beside logs, listeners and health checks; 0: any number.
+fn connections_for(open_files: Option<u64>) -> usize {
+    let files = open_files.map_or(0, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    files - files / 10
+}
+
 async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     let reload = reload_signal();
     let secrets = settings.auth_secret.load()?;
@@ -119,6 +125,15 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         .queue_max_age(settings.queue_max_age)
         .max_handshakes(settings.max_handshakes)
         .max_subscriptions(settings.max_subscriptions);
+    let open_files = raise_file_limit();
+    relay = relay
+        .max_connections(
+            settings
+                .max_connections
+                .unwrap_or_else(|| connections_for(open_files)),
+        )
+        .max_connections_per_address(settings.max_connections_per_address)
+        .handshake_rate_per_address(settings.handshake_rate_per_address);
     if let Some(bytes) = settings.memory_limit {
         relay = relay.memory_limit(bytes);
     }
@@ -142,7 +157,6 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         server = server.stun(ListenAddress::all(port).bind_addresses()?);
     }
     let server = server.bind()?;
-    let open_files = raise_file_limit();
     // Before anybody is told that the relay is up: whoever stops it then is heard.
     let shutdown = shutdown_signal();
     info!(
@@ -152,6 +166,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         tls = settings.tls.is_some(),
         path = server.relay().path(),
         open_files,
+        max_connections = server.relay().admission().limits().connections,
         health = server.health_addr().map(tracing::field::display),
         metrics = server.metrics_addr().map(tracing::field::display),
         stun = stun_listed(&server.stun_addrs()),

@@ -13,13 +13,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("buffers", &[]),
     ("memory", &["ticks"]),
     ("stack", &[]),
-    ("stun", &[]),
+    ("source", &[]),
+    ("stun", &["source"]),
     ("telemetry", &[]),
     ("reload", &[]),
     ("tls", &["reload"]),
     ("config", &["reload", "tls"]),
     ("auth", &[]),
     ("crosspod", &[]),
+    ("admission", &["source", "transport"]),
     ("outbox", &["buffers", "ticks"]),
     ("transport", &["outbox", "buffers"]),
     ("routing", &["outbox", "transport"]),
@@ -39,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "relay",
         &[
+            "admission",
             "peer",
             "routing",
             "stack",
@@ -50,10 +53,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "memory",
         ],
     ),
-    ("http", &["relay", "peer", "transport", "tls"]),
+    ("http", &["admission", "relay", "peer", "transport", "tls"]),
     (
         "server",
         &[
+            "admission",
             "http",
             "relay",
             "peer",

@@ -205,7 +205,10 @@ fn start(
                 .args(["--auth-secret", SECRET])
                 .args(["--metrics-port", &metrics.port().to_string()])
                 .args(["--health-listen-address", &health.to_string()])
-                .args(["--log-level", "error"]);
+                .args(["--log-level", "error"])
+                // The whole load comes from one address. Variables, for an older build knows no such flags.
+                .env("TRUNKLINE_MAX_CONNECTIONS_PER_ADDRESS", "0")
+                .env("TRUNKLINE_HANDSHAKE_RATE_PER_ADDRESS", "0");
             let target = Target::Relay {
                 address,
                 host: address.to_string(),

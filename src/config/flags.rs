@@ -150,6 +150,20 @@ table! {
         name: "max-handshakes", default: Some("16384"), hint: "COUNT", group: Group::Queues,
         help: "How many connections may be in their handshake at once; further ones are refused",
     }
+    MAX_CONNECTIONS = {
+        name: "max-connections", hint: "COUNT", group: Group::Queues,
+        help: "How many connections there may be, peers and others; 0: no limit. Without it, nine tenths of the files that \
+               this process may open",
+    }
+    MAX_CONNECTIONS_PER_ADDRESS = {
+        name: "max-connections-per-address", default: Some("16384"), hint: "COUNT", group: Group::Queues,
+        help: "How many of them one IPv4 address or IPv6 /64 may have; 0: no limit",
+    }
+    HANDSHAKE_RATE_PER_ADDRESS = {
+        name: "handshake-rate-per-address", default: Some("500"), hint: "COUNT", group: Group::Queues,
+        help: "How many connections a second such an address may make in the long run; at once it may make as many as it \
+               may have. 0: no limit",
+    }
     MAX_SUBSCRIPTIONS = {
         name: "max-subscriptions", default: Some("65536"), hint: "COUNT", group: Group::Queues,
         help: "How many peers one peer may watch for coming and going",

@@ -28,7 +28,7 @@ const PEER_QUEUE_MAX: usize = 1 << 30;
 const MEMORY_MIN: usize = 16 << 20;
 /// The most all queues together may hold, in bytes (1 TiB).
 const MEMORY_MAX: usize = 1 << 40;
-/// The largest count of handshakes or subscriptions; both are kept in structures that this cannot overflow.
+/// The largest count of handshakes, connections or subscriptions; all are kept in structures that this cannot overflow.
 const COUNT_MAX: usize = 1 << 24;
 
 /// Reads values and collects what is wrong with them.
@@ -67,6 +67,15 @@ impl Reader<'_> {
         let max_handshakes = self.read(&flags::MAX_HANDSHAKES, |text| {
             values::count(text, 1..=COUNT_MAX)
         });
+        let max_connections = self.read_optional(&flags::MAX_CONNECTIONS, |text| {
+            values::count(text, 0..=COUNT_MAX)
+        });
+        let max_connections_per_address = self.read(&flags::MAX_CONNECTIONS_PER_ADDRESS, |text| {
+            values::count(text, 0..=COUNT_MAX)
+        });
+        let handshake_rate_per_address = self.read(&flags::HANDSHAKE_RATE_PER_ADDRESS, |text| {
+            values::count(text, 0..=1_000_000)
+        });
         let max_subscriptions = self.read(&flags::MAX_SUBSCRIPTIONS, |text| {
             values::count(text, 1..=COUNT_MAX)
         });
@@ -100,6 +109,9 @@ impl Reader<'_> {
                 memory_limit,
                 queue_max_age: queue_max_age?,
                 max_handshakes: max_handshakes?,
+                max_connections,
+                max_connections_per_address: max_connections_per_address?,
+                handshake_rate_per_address: handshake_rate_per_address?,
                 max_subscriptions: max_subscriptions?,
                 health_check_threshold: health_check_threshold?,
                 stun_ports: if stun? { stun_ports? } else { Vec::new() },

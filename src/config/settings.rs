@@ -59,6 +59,12 @@ pub struct Settings {
     pub queue_max_age: Duration,
     /// How many connections may be in their handshake at once.
     pub max_handshakes: usize,
+    /// How many connections there may be; None: as the open files allow; 0: no limit.
+    pub max_connections: Option<usize>,
+    /// How many of them one address may have; 0: no limit.
+    pub max_connections_per_address: usize,
+    /// How many connections a second one address may make; 0: no limit.
+    pub handshake_rate_per_address: u32,
     /// How many peers one peer may be subscribed to.
     pub max_subscriptions: usize,
     /// After how many unanswered health checks a peer is disconnected; at least 1.

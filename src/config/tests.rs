@@ -77,6 +77,9 @@ fn defaults_are_those_of_the_operations_document() {
     assert_eq!(settings.memory_limit, None);
     assert_eq!(settings.queue_max_age, Duration::from_secs(1));
     assert_eq!(settings.max_handshakes, 16_384);
+    assert_eq!(settings.max_connections, None);
+    assert_eq!(settings.max_connections_per_address, 16_384);
+    assert_eq!(settings.handshake_rate_per_address, 500);
     assert_eq!(settings.max_subscriptions, 65_536);
     assert_eq!(settings.health_check_threshold, 1);
     let log = LogSettings {

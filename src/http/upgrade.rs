@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 
+use crate::admission::{self, Permit};
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::transport::RemoteAddr;
@@ -48,8 +49,17 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(RemoteAddr::unknown(), |&ConnectInfo(addr)| addr.into());
+    // Our own listener has asked for a place already; a server that is not ours knows of none.
+    let permit = match request.extensions().get::<Permit>() {
+        Some(permit) => Ok(permit.clone()),
+        None => relay.admission().admit(remote),
+    };
+    let permit = match permit {
+        Ok(permit) => permit,
+        Err(refusal) => return too_many(refusal),
+    };
     let on_upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(take_over(relay, on_upgrade, remote));
+    tokio::spawn(take_over(relay, on_upgrade, remote, permit));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -58,8 +68,22 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
     response
 }
 
-/// Waits for the raw stream and hands it to the relay.
-async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr) {
+/// No place for it: 503 if that is everybody's affair, 429 if it is this address's.
+fn too_many(refusal: admission::Refusal) -> Response {
+    let status = match refusal {
+        admission::Refusal::Connections => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::TOO_MANY_REQUESTS,
+    };
+    (
+        status,
+        [(RETRY_AFTER, HeaderValue::from_static("5"))],
+        "relay has no place for one more connection\n",
+    )
+        .into_response()
+}
+
+/// Waits for the raw stream and hands it to the relay. The permit is kept until the connection has ended.
+async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _permit: Permit) {
     let mut drain = relay.drain().watch();
     let upgraded = tokio::select! {
         upgraded = timeout(HANDSHAKE_TIMEOUT, on_upgrade) => upgraded,

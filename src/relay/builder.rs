@@ -8,6 +8,7 @@ use opentelemetry::metrics::{Meter, MeterProvider};
 use tokio::sync::Semaphore;
 
 use super::Relay;
+use crate::admission::{Admission, Limits};
 use crate::auth::{DynValidator, Validator};
 use crate::crosspod::{CrossPod, Locate};
 use crate::memory::{self, MemoryGuard};
@@ -73,6 +74,7 @@ pub struct RelayBuilder {
     memory_limit: Option<usize>,
     max_handshakes: usize,
     max_subscriptions: usize,
+    limits: Limits,
 }
 
 impl Default for RelayBuilder {
@@ -91,6 +93,7 @@ impl Default for RelayBuilder {
             memory_limit: None,
             max_handshakes: 16_384,
             max_subscriptions: 65_536,
+            limits: Limits::default(),
         }
     }
 }
@@ -180,6 +183,28 @@ impl RelayBuilder {
         self
     }
 
+    /// How many connections there may be, peers and others; more are refused. 0: no limit. Default: 0.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.limits.connections = connections;
+        self
+    }
+
+    /// How many of them one IPv4 address or one IPv6 /64 may have. 0: no limit. Default: 16,384.
+    #[must_use]
+    pub fn max_connections_per_address(mut self, connections: usize) -> Self {
+        self.limits.connections_per_address = connections;
+        self
+    }
+
+    /// How many connections a second one such address may make in the long run; at once it may make as many as it may have.
+    /// 0: no limit. Default: 500.
+    #[must_use]
+    pub fn handshake_rate_per_address(mut self, per_second: u32) -> Self {
+        self.limits.handshake_rate_per_address = per_second;
+        self
+    }
+
     /// How many IDs one peer may be subscribed to. Default: 65,536.
     #[must_use]
     pub fn max_subscriptions(mut self, ids: usize) -> Self {
@@ -244,6 +269,7 @@ impl RelayBuilder {
         });
         instruments::observe_gauges(&meter, &shared);
         Ok(Relay {
+            admission: Admission::new(self.limits, shared.instruments.clone()),
             shared,
             instance_url: Arc::new(instance_url),
             path: self.path.into(),

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 pub use builder::{BuildError, PEER_QUEUE_MIN, RelayBuilder};
 pub use peers::{Peer, Peers};
 
+use crate::admission::Admission;
 use crate::crosspod::LocalPeers;
 use crate::peer::{self, Closed, HandshakeError, Incoming, Shared};
 use crate::proto::InstanceUrl;
@@ -29,6 +30,7 @@ const ACTIVE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Relay {
     shared: Arc<Shared>,
+    admission: Admission,
     instance_url: Arc<InstanceUrl>,
     path: Arc<str>,
 }
@@ -53,7 +55,8 @@ impl Relay {
     }
 
     /// Takes one connection from its first message to its close; the future is the connection. Dropping it ends the
-    /// connection without a word.
+    /// connection without a word. It holds no place under the limits: ask [`Relay::admission`] first, and keep the permit as long as
+    /// this future, where connections come from whoever likes.
     ///
     /// # Errors
     /// If the connection never became a peer; that has been counted and logged.
@@ -69,6 +72,12 @@ impl Relay {
             accepted: Instant::now(),
         };
         peer::accept(&self.shared, incoming).await
+    }
+
+    /// Who gets a place: the limits on connections and handshakes, in all and for each address.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Who is connected here.

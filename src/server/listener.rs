@@ -21,6 +21,7 @@ use tower::ServiceBuilder;
 use tracing::{debug, info, warn};
 
 use super::tls::TlsLayer;
+use crate::admission::Permit;
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
@@ -85,14 +86,17 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, remote)) => {
-                let router = router.clone();
-                tokio::spawn(connection(
-                    stream,
-                    remote,
-                    router,
-                    tls.clone(),
-                    relay.clone(),
-                ));
+                // Refused without a word: an answer would cost what the limit is there to save.
+                if let Ok(permit) = relay.admission().admit(remote.into()) {
+                    tokio::spawn(connection(
+                        stream,
+                        remote,
+                        permit,
+                        router.clone(),
+                        tls.clone(),
+                        relay.clone(),
+                    ));
+                }
             }
             Err(error) if is_transient(&error) => {
                 debug!(%error, "connection lost before it was accepted")
@@ -118,6 +122,7 @@ fn is_transient(error: &io::Error) -> bool {
 async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
+    permit: Permit,
     router: Router,
     tls: Option<TlsLayer>,
     relay: Relay,
@@ -128,10 +133,10 @@ async fn connection(
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let upgraded = async {
         match tls {
-            None => serve_http(stream, client, deadline, remote, router, &relay).await,
+            None => serve_http(stream, client, deadline, (remote, permit), router, &relay).await,
             Some(tls) => {
                 if let Some(stream) = tls.handshake(stream, client, deadline).await {
-                    serve_http(stream, client, deadline, remote, router, &relay).await;
+                    serve_http(stream, client, deadline, (remote, permit), router, &relay).await;
                 }
             }
         }
@@ -146,11 +151,11 @@ async fn serve_http(
     stream: impl PeerStream,
     client: RemoteAddr,
     deadline: Instant,
-    remote: SocketAddr,
+    place: (SocketAddr, Permit),
     router: Router,
     relay: &Relay,
 ) {
-    match timeout_at(deadline, upgrade(stream, remote, router)).await {
+    match timeout_at(deadline, upgrade(stream, place, router)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(client.address = %client, %error, "no upgrade"),
         Err(_) => {
@@ -190,7 +195,7 @@ fn close_unless_upgraded(mut response: Response) -> Response {
 
 async fn upgrade(
     stream: impl PeerStream,
-    remote: SocketAddr,
+    (remote, permit): (SocketAddr, Permit),
     router: Router,
 ) -> Result<(), hyper::Error> {
     // Until the first byte comes there is no parser and no buffer: a silent connection costs next to nothing.
@@ -199,6 +204,8 @@ async fn upgrade(
     }
     let service = ServiceBuilder::new()
         .layer(Extension(ConnectInfo(remote)))
+        // The peer that becomes of the connection keeps its place.
+        .layer(Extension(permit))
         .map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new))
         .map_response(close_unless_upgraded)
         .service(router);

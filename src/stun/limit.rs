@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::source::Source;
+
 /// Questions that a source may ask at once: a household's or a small office's clients behind one NAT that start together.
 const BURST: u16 = 64;
 
@@ -23,17 +25,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// What is left of a source's burst, as the moment at which it is whole again.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    whole_at: HashMap<u64, Instant>,
+    whole_at: HashMap<Source, Instant>,
     swept: Instant,
-}
-
-/// IPv4 by address, IPv6 by /64: a customer's network, out of which any address may be used.
-fn source(ip: IpAddr) -> u64 {
-    match ip {
-        // No global IPv6 network begins with 32 zero bits.
-        IpAddr::V4(ip) => u64::from(ip.to_bits()),
-        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
-    }
 }
 
 impl Limiter {
@@ -46,7 +39,7 @@ impl Limiter {
 
     /// Whether this source may ask now; if so, that has been counted.
     pub(super) fn allows(&mut self, ip: IpAddr, now: Instant) -> bool {
-        let source = source(ip);
+        let source = Source::from(ip);
         if self.whole_at.len() >= SOURCES_MAX && !self.whole_at.contains_key(&source) {
             self.sweep(now);
             if self.whole_at.len() >= SOURCES_MAX {

@@ -183,6 +183,14 @@ impl Instruments {
         }
     }
 
+    /// Shows that nobody has been refused yet for any of these reasons.
+    pub fn expect_handshake_refusals(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            self.handshake_refusals
+                .add(0, &[KeyValue::new(names::REASON, *reason)]);
+        }
+    }
+
     /// A TLS handshake failed.
     pub fn tls_handshake_failed(&self, reason: &'static str) {
         self.tls_handshake_failures

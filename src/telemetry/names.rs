@@ -30,6 +30,8 @@ pub const AUTHENTICATION_FAILURES: &str = "relay_authentication_failures";
 pub const HANDSHAKE_TIMEOUTS: &str = "relay_handshake_timeouts";
 /// Connections that were refused before or without authentication, by `reason`.
 pub const HANDSHAKE_REFUSALS: &str = "relay_handshake_refusals";
+/// Connections that hold a place: peers, and those that are not peers yet.
+pub const CONNECTIONS: &str = "relay_connections";
 /// TLS handshakes that failed, by `reason`.
 pub const TLS_HANDSHAKE_FAILURES: &str = "relay_tls_handshake_failures";
 /// When the certificate in use expires, in Unix seconds.

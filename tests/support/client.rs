@@ -70,7 +70,8 @@ impl RawClient {
         Self::over(stream.expect("connects in time").unwrap())
     }
 
-    fn over(stream: TcpStream) -> Self {
+    /// Speaks over a stream that is connected already.
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
             stream,

@@ -13,6 +13,7 @@ fn each_mistake_says_where_what_and_what_instead() {
     let queue = "give a size from 64KiB to 1GiB, such as 524288, 512KiB or 1MiB";
     let memory = "give a size from 16MiB to 1024GiB, such as 524288, 512KiB or 1MiB";
     let age = "give a duration from 1ms to 1m, such as 1s or 500ms";
+    let limit = "give a whole number from 0 to 16777216";
     let count = "give a whole number from 1 to 16777216";
     let exposed = "give rels://host:port, rel://host:port or host:port";
     let file = "give console, syslog, or the path of a file in a directory that exists";
@@ -119,6 +120,19 @@ fn each_mistake_says_where_what_and_what_instead() {
         ("queue-max-age", "0s", r#""0s" does not do"#, age),
         ("queue-max-age", "2h", r#""2h" does not do"#, age),
         ("max-handshakes", "0", r#""0" does not do"#, count),
+        ("max-connections", "-1", r#""-1" does not do"#, limit),
+        (
+            "max-connections-per-address",
+            "1k",
+            r#""1k" does not do"#,
+            limit,
+        ),
+        (
+            "handshake-rate-per-address",
+            "1/s",
+            r#""1/s" does not do"#,
+            "give a whole number from 0 to 1000000",
+        ),
         ("max-subscriptions", "many", r#""many" does not do"#, count),
         (
             "health-check-attempt-threshold",

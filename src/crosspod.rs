@@ -47,8 +47,8 @@ impl fmt::Debug for dyn CrossPod {
     }
 }
 
-/// Where another pod is reached: `host:port`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Where another pod is reached: `host:port`. Ordered as text, which is the order that decides between two pods.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodAddr(pub String);
 
 /// Asks which other pod has a peer; none: no pod has it.

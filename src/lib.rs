@@ -10,6 +10,7 @@ pub mod admission;
 pub mod auth;
 mod buffers;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod crosspod;
 pub mod demo;

@@ -22,6 +22,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("auth", &[]),
     ("crosspod", &[]),
     ("admission", &["source", "transport"]),
+    (
+        "cluster",
+        &["crosspod", "outbox", "buffers", "stack", "ticks"],
+    ),
     ("outbox", &["buffers", "ticks"]),
     ("transport", &["outbox", "buffers"]),
     ("routing", &["outbox", "transport"]),

@@ -20,9 +20,17 @@ use trunkline::time::Clock;
 
 macro_rules! vectors {
     ($file:literal) => {
-        serde_json::from_str::<Value>(include_str!(concat!("vectors/", $file))).expect($file)
+        serde_json::from_str::<Value>(include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/vectors/",
+            $file
+        )))
+        .expect($file)
     };
 }
+
+#[path = "vectors/cluster.rs"]
+mod cluster;
 
 /// The elements of a list, of which there must be this many.
 fn list<'a>(value: &'a Value, key: &str, count: usize) -> &'a [Value] {

@@ -1,5 +1,7 @@
 //! How messages are told apart in the bytes that a writer sends.
 
+use crate::proto::cluster::{self, FORWARD_HEAD_LEN};
+
 /// How messages are delimited in the byte stream that the writer sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
@@ -7,6 +9,9 @@ pub enum Framing {
     WebSocket,
     /// Each message follows its length, two bytes, big-endian: for transports that keep message boundaries themselves.
     Length,
+    /// Each message is a FWD or REFWD frame to another pod (cluster-protocol.md). Its head names more than its length, so whoever
+    /// pushes it brings that ([`Outbox::push_behind`](super::Outbox::push_behind)), and control messages are whole frames.
+    Frame,
 }
 
 /// Bytes of the longest message head any framing writes.
@@ -34,6 +39,7 @@ impl Framing {
                 head[..2].copy_from_slice(&length.to_be_bytes());
                 (head, 2)
             }
+            Self::Frame => (head, 0),
         }
     }
 
@@ -52,6 +58,10 @@ impl Framing {
                 length => (at + 2, usize::from(length)),
             },
             Self::Length => long(at)?,
+            Self::Frame => {
+                let frame = cluster::next_frame(bytes.get(at..)?)?;
+                return Some((at + FORWARD_HEAD_LEN, at + frame.len()));
+            }
         };
         Some((body, body + len))
     }

@@ -39,6 +39,9 @@ use crate::telemetry::counters::DropReason;
 /// answers to some 29,000 subscribed IDs.
 pub const CONTROL_HEADROOM: usize = 1024 * 1024;
 
+/// The same for a pod: room for the *I have* of some 390,000 peers, which a link that comes up is given all at once.
+pub const POD_CONTROL_HEADROOM: usize = 16 * 1024 * 1024;
+
 /// A socket that any thread may write to without waiting.
 pub trait TryWrite: Send + Sync {
     /// Writes what the socket takes at once.
@@ -170,17 +173,26 @@ impl Outbox {
     #[inline]
     pub fn push(&self, message: &[u8]) -> Result<(), DropReason> {
         let (head, head_len) = self.framing.head(message.len());
-        let need = head_len + message.len();
+        self.push_behind(&head[..head_len], message)
+    }
+
+    /// As [`Outbox::push`], with a `head` of the caller's in place of the framing's: [`Framing::Frame`] has none of its own.
+    ///
+    /// # Errors
+    /// As [`Outbox::push`].
+    #[inline]
+    pub fn push_behind(&self, head: &[u8], message: &[u8]) -> Result<(), DropReason> {
+        let need = head.len() + message.len();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(DropReason::ReceiverClosed);
         }
         let calm = state.queued + need <= self.policy.calm_bytes;
         if calm && self.fits(&state, need) {
-            state.append(&head[..head_len], message);
+            state.append(head, message);
             return Ok(());
         }
-        self.push_slowly(state, &head[..head_len], message, calm)
+        self.push_slowly(state, head, message, calm)
     }
 
     /// Whether the slab that is being filled takes so many bytes more.
@@ -225,7 +237,7 @@ impl Outbox {
             self.expire(&mut state, &mut expired);
             let fresh = Slab::open(&self.policy, self.policy.data_budget())
                 .or_else(|| {
-                    let all = self.policy.budget;
+                    let all = self.policy.memory.budget;
                     is_handshake()
                         .then(|| Slab::open(&self.policy, all))
                         .flatten()
@@ -236,7 +248,7 @@ impl Outbox {
             }
             if !state.listed && self.policy.is_half_used() {
                 state.listed = true;
-                self.policy.suspects.add(Weak::clone(&self.this));
+                self.policy.memory.suspects.add(Weak::clone(&self.this));
             }
         }
         state.append(head, message);
@@ -328,7 +340,7 @@ impl Outbox {
         if state.phase != Phase::Open {
             return false;
         }
-        if state.control.len() + head.len() + message.len() > CONTROL_HEADROOM {
+        if state.control.len() + head.len() + message.len() > self.policy.control_bytes {
             drop(state);
             self.abort();
             return false;

@@ -107,7 +107,7 @@ impl Slab {
         true
     }
 
-    /// Counts the messages as delivered: call it when all bytes have been handed to the kernel.
+    /// Counts the messages as delivered, or as forwarded if the receiver is a pod: call it when all bytes have been handed to the kernel.
     pub fn delivered(mut self) {
         self.fate = None;
     }
@@ -118,10 +118,7 @@ impl Drop for Slab {
         self.policy.unreserve(BUFFER_LEN);
         let messages = u64::from(self.messages);
         match self.fate {
-            None => self
-                .policy
-                .counters
-                .delivered(messages, u64::from(self.message_bytes)),
+            None => self.policy.written(messages, u64::from(self.message_bytes)),
             Some(reason) => self.policy.counters.dropped(reason, messages),
         }
     }

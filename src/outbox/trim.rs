@@ -31,12 +31,12 @@ impl Suspects {
 /// old: then the next round cuts again.
 #[cold]
 pub(super) fn trim(policy: &QueuePolicy) {
-    let Some(_alone) = policy.suspects.trimming.try_lock() else {
+    let Some(_alone) = policy.memory.suspects.trimming.try_lock() else {
         return;
     };
     let now = policy.ticks.now();
-    policy.trim_wanted.store(false, Ordering::Relaxed);
-    let mut suspects = std::mem::take(&mut *policy.suspects.list.lock());
+    policy.memory.trim_wanted.store(false, Ordering::Relaxed);
+    let mut suspects = std::mem::take(&mut *policy.memory.suspects.list.lock());
     let mut sizes: Vec<(usize, Arc<Outbox>)> = Vec::with_capacity(suspects.len());
     suspects.retain(|outbox| {
         let Some(outbox) = outbox.upgrade() else {
@@ -48,11 +48,11 @@ pub(super) fn trim(policy: &QueuePolicy) {
         }
         slabs > 0
     });
-    policy.suspects.list.lock().append(&mut suspects);
+    policy.memory.suspects.list.lock().append(&mut suspects);
     sizes.sort_unstable_by_key(|&(slabs, _)| std::cmp::Reverse(slabs));
     let excess = policy
         .used()
-        .saturating_sub(policy.budget / 4 * 3)
+        .saturating_sub(policy.memory.budget / 4 * 3)
         .div_ceil(BUFFER_LEN);
     let level = level(sizes.iter().map(|&(slabs, _)| slabs), excess);
     for (_, outbox) in sizes.iter().take_while(|&&(slabs, _)| slabs > level) {
@@ -60,7 +60,10 @@ pub(super) fn trim(policy: &QueuePolicy) {
     }
     if sizes.is_empty() {
         // Not worth repeating before something has changed.
-        policy.nothing_to_trim_at.store(now, Ordering::Relaxed);
+        policy
+            .memory
+            .nothing_to_trim_at
+            .store(now, Ordering::Relaxed);
     }
 }
 

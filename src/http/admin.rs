@@ -1,5 +1,6 @@
 //! What operators and probes ask for: health, readiness, metrics (operations.md, *Health*).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -44,18 +45,23 @@ impl Readiness {
 struct Health {
     status: &'static str,
     timestamp: String,
-    listeners: Vec<&'static str>,
+    listeners: &'static [&'static str],
     /// None where this process has no certificate: TLS ends elsewhere.
     certificate_valid: Option<bool>,
+    /// How many peers each transport carries; not in NetBird's answer.
+    peers: BTreeMap<&'static str, u64>,
+    /// And which part of all of them that is; none without peers.
+    shares: BTreeMap<&'static str, f64>,
 }
 
 /// `/healthz`, `/readyz` and `/health`. Not ready before `readiness` says so, and from the first moment of a shutdown.
-/// With `certificates`, `/health` wants one that is within its dates, too.
+/// With `certificates`, `/health` wants one that is within its dates, too. `quic`: whether peers may come over QUIC.
 pub fn health_router<S: Clone + Send + Sync + 'static>(
     relay: &Relay,
     readiness: &Readiness,
     clock: &Clock,
     certificates: Option<&Certificates>,
+    quic: bool,
 ) -> Router<S> {
     let ready = {
         let (relay, readiness) = (relay.clone(), readiness.clone());
@@ -75,17 +81,25 @@ pub fn health_router<S: Clone + Send + Sync + 'static>(
     };
     let clock = clock.clone();
     let certificates = certificates.cloned();
+    let instruments = relay.instruments().clone();
     let health = move || async move {
         let seconds = clock.now_unix();
         let certificate_valid = certificates.map(|certificates| certificates.is_valid_at(seconds));
         let listening = ready();
         let healthy = listening && certificate_valid != Some(false);
         let now = UNIX_EPOCH + Duration::from_secs(seconds);
+        let transports = instruments.transports();
+        let listed = if quic { &["ws", "quic"][..] } else { &["ws"] };
         let body = Health {
             status: if healthy { "healthy" } else { "unhealthy" },
             timestamp: humantime::format_rfc3339_seconds(now).to_string(),
-            listeners: if listening { vec!["ws"] } else { Vec::new() },
+            listeners: if listening { listed } else { &[] },
             certificate_valid,
+            peers: transports.iter().map(|it| (it.name, it.peers)).collect(),
+            shares: transports
+                .iter()
+                .filter_map(|it| Some((it.name, it.share?)))
+                .collect(),
         };
         let status = if healthy {
             StatusCode::OK

@@ -1,6 +1,11 @@
 //! How messages are told apart in the bytes that a writer sends.
 
 use crate::proto::cluster::{self, FORWARD_HEAD_LEN};
+use crate::proto::limits::MESSAGE_MAX;
+
+/// The longest control message that fits into one QUIC datagram on every path and for every client: of the 1200 bytes that QUIC
+/// asks of a path, 48 are heads at worst (short header with the longest connection ID 25, its tag 16, the frame's type and length 3).
+pub const CONTROL_DATAGRAM_MAX: usize = 1140;
 
 /// How messages are delimited in the byte stream that the writer sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +17,8 @@ pub enum Framing {
     /// Each message is a FWD or REFWD frame to another pod (cluster-protocol.md). Its head names more than its length, so whoever
     /// pushes it brings that ([`Outbox::push_behind`](super::Outbox::push_behind)), and control messages are whole frames.
     Frame,
+    /// As `Length`, where a message must also fit into a datagram of the path.
+    Datagram,
 }
 
 /// Bytes of the longest message head any framing writes.
@@ -35,11 +42,18 @@ impl Framing {
                     (head, 4)
                 }
             }
-            Self::Length => {
+            Self::Length | Self::Datagram => {
                 head[..2].copy_from_slice(&length.to_be_bytes());
                 (head, 2)
             }
             Self::Frame => (head, 0),
+        }
+    }
+
+    pub(super) fn control_max(self) -> usize {
+        match self {
+            Self::WebSocket | Self::Length | Self::Frame => MESSAGE_MAX,
+            Self::Datagram => CONTROL_DATAGRAM_MAX,
         }
     }
 
@@ -57,7 +71,7 @@ impl Framing {
                 126 => long(at + 2)?,
                 length => (at + 2, usize::from(length)),
             },
-            Self::Length => long(at)?,
+            Self::Length | Self::Datagram => long(at)?,
             Self::Frame => {
                 let frame = cluster::next_frame(bytes.get(at..)?)?;
                 return Some((at + FORWARD_HEAD_LEN, at + frame.len()));

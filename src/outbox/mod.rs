@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Mutex, MutexGuard};
 
-pub use framing::Framing;
+pub use framing::{CONTROL_DATAGRAM_MAX, Framing};
 pub use policy::QueuePolicy;
 pub use slab::Slab;
 
@@ -49,6 +49,16 @@ pub trait TryWrite: Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if that is nothing; anything else means that the connection is lost.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// As [`TryWrite::try_write`], for a socket that is asked for each message: what it takes leaves the slab ([`Slab::pass`]).
+    ///
+    /// # Errors
+    /// As above.
+    fn try_write_slab(&self, slab: &mut Slab) -> io::Result<()> {
+        let written = self.try_write(slab.bytes())?;
+        slab.pass(written);
+        Ok(())
+    }
 }
 
 impl fmt::Debug for dyn TryWrite {
@@ -290,21 +300,18 @@ impl Outbox {
             };
             state.flushing = true;
             drop(state);
-            let result = socket.try_write(slab.bytes());
+            let result = socket.try_write_slab(&mut slab);
             drop(socket);
             state = self.state.lock();
             state.flushing = false;
             match result {
-                Ok(written) if written == slab.bytes().len() => {
+                Ok(()) if slab.bytes().is_empty() => {
                     state.queued -= slab.len;
                     slab.delivered();
                 }
                 // An abort has come in between: the slab counts as dropped when it goes.
                 _ if state.phase == Phase::Aborted => return,
-                Ok(written) => {
-                    slab.written += written;
-                    state.begun = Some(slab);
-                }
+                Ok(()) => state.begun = Some(slab),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     state.begun = Some(slab);
                 }
@@ -321,6 +328,12 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// The longest control message that surely reaches this receiver whole; a longer list of peers must be split.
+    #[must_use]
+    pub fn control_max(&self) -> usize {
+        self.framing.control_max()
     }
 
     /// Queues one control message, ahead of all data. Returns false if the connection is ending, or if its headroom is

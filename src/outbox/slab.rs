@@ -16,7 +16,7 @@ pub struct Slab {
     buffer: Buffer,
     pub(super) len: usize,
     /// Bytes at the front that the socket has taken already.
-    pub(super) written: usize,
+    written: usize,
     messages: u32,
     message_bytes: u32,
     /// When its first message came, in [`Ticks`](crate::ticks::Ticks).
@@ -105,6 +105,18 @@ impl Slab {
         self.message_bytes += std::mem::take(&mut younger.message_bytes);
         younger.len = 0;
         true
+    }
+
+    /// Takes so many bytes off the front: the socket has them.
+    pub fn pass(&mut self, bytes: usize) {
+        self.written += bytes;
+    }
+
+    /// Counts a message that was passed as dropped after all.
+    pub fn dropped_one(&mut self, len: usize, reason: DropReason) {
+        self.messages -= 1;
+        self.message_bytes -= len as u32;
+        self.policy.counters.dropped(reason, 1);
     }
 
     /// Counts the messages as delivered, or as forwarded if the receiver is a pod: call it when all bytes have been handed to the kernel.

@@ -112,6 +112,7 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         shared,
     };
     let reason = this.relay(&mut reader).await;
+    this.count_lost(&mut reader);
     let Loop {
         mut member, shared, ..
     } = this;
@@ -246,12 +247,23 @@ impl Loop {
                 {
                     self.shared.counters.control_sent(MessageType::HealthCheck);
                 }
+                self.count_lost(reader);
                 reader.release();
                 self.memo.release();
                 self.member.registration.outbox().release();
             }
         }
         Ok(())
+    }
+
+    /// Counts what came and was lost before it could be read.
+    fn count_lost(&mut self, reader: &mut impl MessageReader) {
+        let lost = reader.take_lost();
+        if lost > 0 {
+            let counters = &self.shared.counters;
+            counters.received(MessageType::Transport, lost);
+            counters.dropped(DropReason::ReceiveOverflow, lost);
+        }
     }
 
     /// Handles all messages that one fill brought.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::registration::{EndReason, Registration};
 use super::registry::Registry;
 use crate::proto::PeerId;
+use crate::proto::limits::{HEADER_LEN, PEER_ID_LEN};
 use crate::proto::peer::{self, MessageType};
 use crate::telemetry::counters::Counters;
 
@@ -147,8 +148,11 @@ impl Presence {
             }
         }
         // Still under the lock: a change that follows must be told after this.
-        for answer in peer::encode_peer_ids(MessageType::PeersOnline, &online) {
-            self.tell(subscriber, MessageType::PeersOnline, &answer);
+        let fit = (subscriber.outbox().control_max() - HEADER_LEN) / PEER_ID_LEN;
+        for some in online.chunks(fit) {
+            for answer in peer::encode_peer_ids(MessageType::PeersOnline, some) {
+                self.tell(subscriber, MessageType::PeersOnline, &answer);
+            }
         }
         refused
     }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::listener;
+use super::quic::{self, QuicListener};
 use super::tls::TlsLayer;
 use crate::http::{Readiness, health_router, metrics_router};
 use crate::relay::Relay;
@@ -19,9 +21,13 @@ use crate::stun;
 use crate::telemetry::prometheus::PrometheusMetrics;
 use crate::time::Clock;
 use crate::tls::Certificates;
+use crate::transport::quic::{INITIAL_MTU, INITIAL_MTU_RANGE};
 
 /// How long answers to operators that are on their way at the end may take.
 const ADMIN_LINGER: Duration = Duration::from_millis(200);
+
+/// How many free ports of TCP are tried until one is free for UDP, too.
+const PORT_ATTEMPTS: u32 = 16;
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,8 @@ pub struct ServerBuilder {
     stun: Vec<Vec<SocketAddr>>,
     clock: Clock,
     tls: Option<Certificates>,
+    quic: bool,
+    quic_initial_mtu: u16,
 }
 
 impl ServerBuilder {
@@ -63,6 +71,22 @@ impl ServerBuilder {
     #[must_use]
     pub fn tls(mut self, certificates: Certificates) -> Self {
         self.tls = Some(certificates);
+        self
+    }
+
+    /// Whether peers may also connect with QUIC, on UDP of the same address and port. Only with TLS. Default: yes.
+    #[must_use]
+    pub fn quic(mut self, quic: bool) -> Self {
+        self.quic = quic;
+        self
+    }
+
+    /// The UDP payload that a QUIC connection starts with, in bytes; path MTU discovery goes on from there. Anything outside
+    /// [`INITIAL_MTU_RANGE`](crate::transport::quic::INITIAL_MTU_RANGE) is taken for the nearest within. Default: 1232.
+    #[must_use]
+    pub fn quic_initial_mtu(mut self, bytes: u16) -> Self {
+        let range = INITIAL_MTU_RANGE;
+        self.quic_initial_mtu = bytes.clamp(*range.start(), *range.end());
         self
     }
 
@@ -96,7 +120,7 @@ impl ServerBuilder {
     /// # Errors
     /// The first listener that cannot be bound; those bound before are closed.
     pub fn bind(self) -> Result<Server, BindError> {
-        let peers = bind("peers", &self.listen, listener::bind)?;
+        let (peers, quic) = self.bind_peers()?;
         let health = match self.health.as_slice() {
             [] => None,
             addresses => Some(bind("health", addresses, listener::bind)?),
@@ -121,7 +145,39 @@ impl ServerBuilder {
             readiness: Readiness::default(),
             clock: self.clock,
             tls: self.tls,
+            quic,
         })
+    }
+
+    /// TCP, and UDP of the same port if there is to be QUIC.
+    fn bind_peers(&self) -> Result<(TcpListener, Option<QuicListener>), BindError> {
+        let mut attempts = 0;
+        loop {
+            let tcp = bind("peers", &self.listen, listener::bind)?;
+            let Some(certificates) = self.tls.as_ref().filter(|_| self.quic) else {
+                return Ok((tcp, None));
+            };
+            let address = tcp.local_addr().map_err(|source| BindError {
+                what: "peers",
+                addresses: self.listen.clone(),
+                source,
+            })?;
+            match bind("peers with QUIC", &[address], quic::bind) {
+                Ok(socket) => {
+                    let quic = QuicListener::new(socket, certificates, self.quic_initial_mtu);
+                    return Ok((tcp, Some(quic)));
+                }
+                // Any free port was asked for, and this one is free for TCP alone.
+                Err(_) if attempts < PORT_ATTEMPTS && !self.names_port(address.port()) => {
+                    attempts += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn names_port(&self, port: u16) -> bool {
+        self.listen.iter().any(|address| address.port() == port)
     }
 }
 
@@ -168,6 +224,7 @@ pub struct Server {
     readiness: Readiness,
     clock: Clock,
     tls: Option<Certificates>,
+    quic: Option<QuicListener>,
 }
 
 impl Server {
@@ -182,6 +239,8 @@ impl Server {
             stun: Vec::new(),
             clock: Clock::system(),
             tls: None,
+            quic: true,
+            quic_initial_mtu: INITIAL_MTU,
         }
     }
 
@@ -197,6 +256,12 @@ impl Server {
     /// If the kernel does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.peers.local_addr()
+    }
+
+    /// Where peers connect with QUIC, if they may.
+    #[must_use]
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.quic.as_ref()?.socket.local_addr().ok()
     }
 
     /// Where the health routes are, if anywhere.
@@ -232,7 +297,13 @@ impl Server {
         });
         let mut admin = JoinSet::new();
         if let Some(listener) = self.health {
-            let router = health_router(&relay, &self.readiness, &self.clock, self.tls.as_ref());
+            let router = health_router(
+                &relay,
+                &self.readiness,
+                &self.clock,
+                self.tls.as_ref(),
+                self.quic.is_some(),
+            );
             admin.spawn(serve_admin("health", listener, router, stop_admin.watch()));
         }
         if let Some((listener, metrics)) = self.metrics {
@@ -248,6 +319,14 @@ impl Server {
             stun.spawn(stun::serve(socket, relay.instruments().clone()));
         }
         let peers = listener::serve(self.peers, &relay, tls, stop_peers.watch());
+        let (all_closed, closed) = oneshot::channel::<()>();
+        let quic = async {
+            if let Some(quic) = self.quic {
+                // Its sender is dropped when all have been told.
+                let closed = async { drop(closed.await) };
+                quic.serve(&relay, stop_peers.watch(), closed).await;
+            }
+        };
         let life = async {
             self.readiness.set_ready();
             shutdown.await;
@@ -261,9 +340,10 @@ impl Server {
                     "peers did not take their close in time and are cut off"
                 );
             }
+            drop(all_closed);
             stop_admin.start();
         };
-        tokio::join!(peers, life);
+        tokio::join!(peers, quic, life);
         // A probe that keeps its connection open does not hold up the end.
         let _ = timeout(ADMIN_LINGER, async {
             while admin.join_next().await.is_some() {}

@@ -4,6 +4,7 @@
 
 mod builder;
 mod listener;
+mod quic;
 mod signals;
 mod tls;
 

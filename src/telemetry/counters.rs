@@ -31,11 +31,15 @@ pub enum DropReason {
     SubscriptionLimit,
     /// The fabric between the pods takes nothing more at the moment.
     FabricOverloaded,
+    /// A message for a QUIC peer that is larger than a datagram on its path can be.
+    TooLargeForPath,
+    /// A QUIC peer's datagrams came faster than the relay could take them in.
+    ReceiveOverflow,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::QueueFull,
         Self::OverBudget,
         Self::Expired,
@@ -46,6 +50,8 @@ impl DropReason {
         Self::Unexpected,
         Self::SubscriptionLimit,
         Self::FabricOverloaded,
+        Self::TooLargeForPath,
+        Self::ReceiveOverflow,
     ];
 
     /// The metric label.
@@ -62,6 +68,8 @@ impl DropReason {
             Self::Unexpected => "unexpected",
             Self::SubscriptionLimit => "subscription_limit",
             Self::FabricOverloaded => "fabric_overloaded",
+            Self::TooLargeForPath => "too_large_for_path",
+            Self::ReceiveOverflow => "receive_overflow",
         }
     }
 

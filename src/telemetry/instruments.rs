@@ -25,6 +25,34 @@ pub trait Gauges: Send + Sync + 'static {
 /// Name of a transport, and how many peers it carries.
 type PeersByTransport = Box<[(&'static str, AtomicU64)]>;
 
+/// What one transport carries.
+#[derive(Debug, Clone, Copy)]
+pub struct TransportLoad {
+    /// Its name, the label `transport`.
+    pub name: &'static str,
+    /// Peers connected over it.
+    pub peers: u64,
+    /// Which part of all peers that is; none without peers.
+    pub share: Option<f64>,
+}
+
+fn loads(peers: &PeersByTransport) -> Vec<TransportLoad> {
+    let counts: Vec<_> = peers
+        .iter()
+        .map(|(name, count)| (*name, count.load(Ordering::Relaxed)))
+        .collect();
+    let all: u64 = counts.iter().map(|(_, peers)| peers).sum();
+    let load = |(name, peers)| TransportLoad {
+        name,
+        peers,
+        share: (all > 0).then(|| peers as f64 / all as f64),
+    };
+    // The first is always shown, the others when they carry a peer.
+    let shown = counts.into_iter().enumerate();
+    let shown = shown.filter(|(number, (_, peers))| *number == 0 || *peers > 0);
+    shown.map(|(_, count)| load(count)).collect()
+}
+
 /// The instruments; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Instruments {
@@ -146,6 +174,12 @@ impl Instruments {
         }
     }
 
+    /// What each transport carries, as far as it carries anything.
+    #[must_use]
+    pub fn transports(&self) -> Vec<TransportLoad> {
+        loads(&self.peers)
+    }
+
     /// A handshake succeeded after this time.
     pub fn authenticated(&self, after: Duration) {
         self.authentication_time.record(milliseconds(after), &[]);
@@ -229,10 +263,19 @@ impl Instruments {
             .u64_observable_gauge(names::PEERS)
             .with_description("Connected peers by transport.")
             .with_callback(move |observer| {
-                for (number, (transport, count)) in peers.iter().enumerate() {
-                    let count = count.load(Ordering::Relaxed);
-                    if count > 0 || number == 0 {
-                        observer.observe(count, &[KeyValue::new(names::TRANSPORT, *transport)]);
+                for load in loads(&peers) {
+                    observer.observe(load.peers, &[KeyValue::new(names::TRANSPORT, load.name)]);
+                }
+            })
+            .build();
+        let peers = Arc::clone(&self.peers);
+        meter
+            .f64_observable_gauge(names::PEERS_SHARE)
+            .with_description("Which part of the connected peers a transport carries, 0 to 1.")
+            .with_callback(move |observer| {
+                for load in loads(&peers) {
+                    if let Some(share) = load.share {
+                        observer.observe(share, &[KeyValue::new(names::TRANSPORT, load.name)]);
                     }
                 }
             })

@@ -4,6 +4,8 @@
 
 /// Connected peers, by `transport`.
 pub const PEERS: &str = "relay_peers";
+/// Which part of them a `transport` carries, from 0 to 1.
+pub const PEERS_SHARE: &str = "relay_peers_share";
 /// Peers that sent something in the last 30 s.
 pub const PEERS_ACTIVE: &str = "relay_peers_active";
 /// Peers that did not.

@@ -1,8 +1,9 @@
 //! Message transports: how whole messages get in and out of a connection, whatever carries it.
 //!
-//! Owns WebSocket framing, the in-memory transport and the client's address; knows nothing of what a message says.
+//! Owns WebSocket framing, QUIC datagrams, the in-memory transport and the client's address; knows nothing of what a message says.
 
 pub mod memory;
+pub mod quic;
 mod remote;
 pub mod tls;
 pub mod ws;
@@ -24,11 +25,13 @@ pub enum TransportKind {
     WebSocket,
     /// A pair of queues in this process.
     Memory,
+    /// Datagrams of a QUIC connection on UDP.
+    Quic,
 }
 
 impl TransportKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::WebSocket, Self::Memory];
+    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Memory, Self::Quic];
 
     /// The metric label.
     #[must_use]
@@ -36,6 +39,7 @@ impl TransportKind {
         match self {
             Self::WebSocket => "ws",
             Self::Memory => "memory",
+            Self::Quic => "quic",
         }
     }
 }
@@ -108,6 +112,12 @@ pub trait MessageReader: Send + Unpin + 'static {
     /// Whether the last fill found so much that there is likely more: a fair reader yields before it fills again.
     fn is_full(&self) -> bool {
         false
+    }
+
+    /// How many whole messages came and were dropped before they could be read, since it was last asked. To be asked when there
+    /// is nothing more to read.
+    fn take_lost(&mut self) -> u64 {
+        0
     }
 
     /// Reads and throws away what still comes, until the other side ends the connection. Closing a TCP socket that holds unread

@@ -141,7 +141,12 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     let instance_url = relay.instance_url().clone();
     let mut server = Server::builder(relay);
     if let Some(certificates) = certificates {
-        server = server.tls(certificates);
+        server = server
+            .tls(certificates)
+            .quic(settings.quic)
+            .quic_initial_mtu(settings.quic_initial_mtu);
+    } else if settings.quic {
+        info!("no TLS here, so no QUIC: peers connect with WebSocket");
     }
     server = server
         .listen(addresses("--listen-address", &settings.listen_address)?)
@@ -164,6 +169,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         instance_url = instance_url.as_str(),
         listen = %server.local_addr()?,
         tls = settings.tls.is_some(),
+        quic = server.quic_addr().map(tracing::field::display),
         path = server.relay().path(),
         open_files,
         max_connections = server.relay().admission().limits().connections,

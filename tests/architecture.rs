@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("reload", &[]),
     ("tls", &["reload"]),
-    ("config", &["reload", "tls"]),
+    ("config", &["reload", "tls", "transport"]),
     ("auth", &[]),
     ("crosspod", &[]),
     ("admission", &["source", "transport"]),

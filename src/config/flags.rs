@@ -133,6 +133,15 @@ table! {
         name: "tls-key-file", short: Some('k'), hint: "FILE", group: Group::Tls,
         help: "The private key of that certificate in PEM",
     }
+    QUIC = {
+        name: "quic", kind: Kind::Switch, default: Some("true"), hint: "true|false", group: Group::Tls,
+        help: "Let peers connect with QUIC, too, on the UDP port of the same number. Without TLS there is none",
+    }
+    QUIC_INITIAL_MTU = {
+        name: "quic-initial-mtu", default: Some("1232"), hint: "BYTES", group: Group::Tls,
+        help: "The UDP payload that a QUIC connection starts with, from 1200 to 1452; what the path carries beyond that is \
+               found out within a few round trips. The default gets through everywhere",
+    }
     PEER_QUEUE_BYTES = {
         name: "peer-queue-bytes", default: Some("524288"), hint: "BYTES", group: Group::Queues,
         help: "What may wait for one slow peer before messages to it are dropped, such as 512KiB or 1MiB; at least 64KiB",

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::telemetry::logging::LogSettings;
 use crate::tls::CertificateFiles;
+use crate::transport::quic::INITIAL_MTU_RANGE;
 
 /// The least a peer's queue may hold, in bytes: seven messages of the largest size.
 const PEER_QUEUE_MIN: usize = 64 * 1024;
@@ -55,6 +56,10 @@ impl Reader<'_> {
         let exposed_address = self.read(&flags::EXPOSED_ADDRESS, values::exposed_address);
         let auth_secret = self.secret();
         let tls = self.tls();
+        let quic = self.read(&flags::QUIC, values::switch);
+        let quic_initial_mtu = self.read(&flags::QUIC_INITIAL_MTU, |text| {
+            values::count(text, INITIAL_MTU_RANGE)
+        });
         let peer_queue_bytes = self.read(&flags::PEER_QUEUE_BYTES, |text| {
             values::bytes(text, PEER_QUEUE_MIN..=PEER_QUEUE_MAX)
         });
@@ -105,6 +110,8 @@ impl Reader<'_> {
                 exposed_address: exposed_address?,
                 auth_secret: auth_secret?,
                 tls,
+                quic: quic?,
+                quic_initial_mtu: quic_initial_mtu?,
                 peer_queue_bytes: peer_queue_bytes?,
                 memory_limit,
                 queue_max_age: queue_max_age?,

@@ -51,6 +51,10 @@ pub struct Settings {
     pub auth_secret: SecretSource,
     /// The certificate for TLS; None: peers connect without.
     pub tls: Option<CertificateFiles>,
+    /// Whether peers may connect with QUIC where TLS is on.
+    pub quic: bool,
+    /// The UDP payload that a QUIC connection starts with, in bytes.
+    pub quic_initial_mtu: u16,
     /// What may wait for one peer, in bytes.
     pub peer_queue_bytes: usize,
     /// What all queues together may hold, in bytes; None leaves it to the relay.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::listener;
+use crate::admission::Permit;
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
@@ -118,8 +119,8 @@ impl QuicListener {
                 warn!("QUIC has ended: its UDP socket failed, and peers fall back to WebSocket");
                 break;
             };
-            if let Some((incoming, permit)) = admit(incoming, relay, &handshakes) {
-                tokio::spawn(connection(incoming, permit, relay.clone()));
+            if let Some(admitted) = admit(incoming, relay, &handshakes) {
+                tokio::spawn(connection(admitted, relay.clone()));
             }
         }
         endpoint.set_server_config(None);
@@ -129,26 +130,26 @@ impl QuicListener {
     }
 }
 
-/// Whether a newcomer may try; who may not has been told so, or asked to prove its address first.
-fn admit(
+/// What a newcomer that may try is given.
+struct Admitted {
     incoming: Incoming,
-    relay: &Relay,
-    handshakes: &Arc<Semaphore>,
-) -> Option<(Incoming, OwnedSemaphorePermit)> {
+    /// Given back when the connection is gone.
+    place: Permit,
+    /// Given back when the handshake is done.
+    handshake: OwnedSemaphorePermit,
+}
+
+/// Whether a newcomer may try; who may not has been told so, or asked to prove its address first.
+fn admit(incoming: Incoming, relay: &Relay, handshakes: &Arc<Semaphore>) -> Option<Admitted> {
     let client = RemoteAddr::from(incoming.remote_address());
     if !relay.has_memory() {
         debug!(client.address = %client, error.type = "no_memory", "connection refused: too little memory left for one more peer");
         incoming.refuse();
         return None;
     }
-    let Ok(permit) = Arc::clone(handshakes).try_acquire_owned() else {
-        relay.instruments().handshake_refused("tls_overloaded");
-        debug!(client.address = %client, error.type = "tls_overloaded", "connection refused: too many QUIC handshakes at once");
-        incoming.refuse();
-        return None;
-    };
+    // Before the limits for each address are asked: else a flood would use up the places of those whose addresses it forges.
     let going_on = HANDSHAKES - handshakes.available_permits();
-    if going_on > HANDSHAKES_UNPROVEN
+    if going_on >= HANDSHAKES_UNPROVEN
         && !incoming.remote_address_validated()
         && incoming.may_retry()
     {
@@ -156,11 +157,30 @@ fn admit(
         let _ = incoming.retry();
         return None;
     }
-    Some((incoming, permit))
+    let Ok(handshake) = Arc::clone(handshakes).try_acquire_owned() else {
+        relay.instruments().handshake_refused("tls_overloaded");
+        debug!(client.address = %client, error.type = "tls_overloaded", "connection refused: too many QUIC handshakes at once");
+        incoming.refuse();
+        return None;
+    };
+    let Ok(place) = relay.admission().admit(client) else {
+        incoming.refuse();
+        return None;
+    };
+    Some(Admitted {
+        incoming,
+        place,
+        handshake,
+    })
 }
 
 /// One connection, from its handshake to its end.
-async fn connection(incoming: Incoming, permit: OwnedSemaphorePermit, relay: Relay) {
+async fn connection(admitted: Admitted, relay: Relay) {
+    let Admitted {
+        incoming,
+        place: _place,
+        handshake: permit,
+    } = admitted;
     let mut drain = relay.drain().watch();
     let client = RemoteAddr::from(incoming.remote_address());
     let shaken = tokio::select! {

@@ -26,7 +26,7 @@ pub(super) enum Group {
 }
 
 impl Group {
-    fn heading(self) -> &'static str {
+    pub(super) fn heading(self) -> &'static str {
         match self {
             Self::Listening => "Listening",
             Self::Identity => "Identity",

@@ -11,12 +11,14 @@ mod env;
 mod flags;
 mod mistakes;
 mod reader;
+mod reference;
 mod secrets;
 mod settings;
 mod values;
 
 pub use command_line::{Command, parse};
 pub use mistakes::{ConfigError, Mistake};
+pub use reference::reference;
 pub use secrets::{SECRET_POLL_INTERVAL, SecretError, SecretText, read_secrets, watch_secrets};
 pub use settings::{SecretSource, Settings};
 pub use values::ListenAddress;

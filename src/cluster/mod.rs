@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "its parts are being put together")]
 
+pub mod discovery;
 mod fabric;
 mod link;
 mod links;

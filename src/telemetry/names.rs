@@ -44,13 +44,17 @@ pub const TAKEOVERS: &str = "relay_takeovers";
 pub const QUEUE_BYTES: &str = "relay_queue_bytes";
 /// Bytes of memory that all queues may hold.
 pub const QUEUE_BUDGET_BYTES: &str = "relay_queue_budget_bytes";
+/// Rounds in which the other pods were looked for, by `result`.
+pub const DISCOVERY_ROUNDS: &str = "relay_cluster_discovery_rounds";
+/// Other pods that the last answers named.
+pub const DISCOVERED_PODS: &str = "relay_cluster_discovered_pods";
 /// Always 1; the `version` is the label.
 pub const BUILD_INFO: &str = "relay_build_info";
 
 /// Datagrams that came to the STUN server, by `result`.
 pub const STUN_REQUESTS: &str = "relay_stun_requests";
 
-/// Label: what became of a question to the STUN server.
+/// Label: what became of a question to the STUN server, or of a round.
 pub const RESULT: &str = "result";
 /// Label: what carries a connection.
 pub const TRANSPORT: &str = "transport";

@@ -13,6 +13,7 @@
 
 mod client;
 mod clock;
+pub(crate) mod dns;
 mod frames;
 mod http;
 mod metrics;

@@ -18,6 +18,7 @@ mod frames;
 mod http;
 mod metrics;
 mod relay;
+pub(crate) mod stock_pod;
 
 pub(crate) use client::{RawClient, close, health_check, ids, payload_of, transport};
 pub(crate) use clock::{FrozenClock, real_pause, until};

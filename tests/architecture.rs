@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("reload", &[]),
     ("tls", &["reload"]),
-    ("config", &["reload", "tls", "transport"]),
+    ("config", &["reload", "tls", "transport", "cluster"]),
     ("auth", &[]),
     ("crosspod", &[]),
     ("admission", &["source", "transport"]),

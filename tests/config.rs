@@ -70,7 +70,8 @@ fn all_mistakes_are_on_stderr_and_the_exit_code_is_2() {
          OZ_METRICS_PORT: \"http\" is not a port; give a number from 0 to 65535 (0: any free port)\n\
          --auth-secret: is required; give it, or set one of TRUNKLINE_AUTH_SECRET, OZ_AUTH_SECRET, NB_AUTH_SECRET, \
          or a file with --auth-secret-file\n\
-         NB_CLUSTER_HEADLESS: this version has no cluster; run one pod and leave it out\n"
+         --pod-ip: is required with NB_CLUSTER_HEADLESS; give the address by which other pods reach this one, or set \
+         one of TRUNKLINE_POD_IP, OZ_POD_IP, NB_POD_IP, POD_IP\n"
     );
 }
 

@@ -48,10 +48,6 @@ static PROXIES: Capability = Capability {
     name: "trusted proxies",
     instead: "leave it out; the logs then show the proxy's address in the place of the peer's",
 };
-static CLUSTER: Capability = Capability {
-    name: "cluster",
-    instead: "run one pod and leave it out",
-};
 
 /// Every such setting.
 pub(super) static ALL: &[Absent] = &[
@@ -65,11 +61,6 @@ pub(super) static ALL: &[Absent] = &[
     row("letsencrypt-email", None, Asks::Never, &ACME),
     row("letsencrypt-aws-route53", None, Asks::IfTrue, &ACME),
     row("trusted-proxies", None, Asks::UnlessEmptyOr(""), &PROXIES),
-    row("cluster-headless", None, Asks::UnlessEmptyOr(""), &CLUSTER),
-    row("cluster-port", None, Asks::Never, &CLUSTER),
-    row("pod-ip", None, Asks::Never, &CLUSTER),
-    row("cluster-auth-secret", None, Asks::Never, &CLUSTER),
-    row("cluster-auth-secret-file", None, Asks::Never, &CLUSTER),
 ];
 
 const fn row(

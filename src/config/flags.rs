@@ -21,6 +21,7 @@ pub(super) enum Group {
     Listening,
     Identity,
     Tls,
+    Cluster,
     Queues,
     Logging,
 }
@@ -31,6 +32,7 @@ impl Group {
             Self::Listening => "Listening",
             Self::Identity => "Identity",
             Self::Tls => "TLS",
+            Self::Cluster => "Cluster",
             Self::Queues => "Queues and limits",
             Self::Logging => "Logging",
         }
@@ -141,6 +143,50 @@ table! {
         name: "quic-initial-mtu", default: Some("1232"), hint: "BYTES", group: Group::Tls,
         help: "The UDP payload that a QUIC connection starts with, from 1200 to 1452; what the path carries beyond that is \
                found out within a few round trips. The default gets through everywhere",
+    }
+    CLUSTER_HEADLESS = {
+        name: "cluster-headless", hint: "NAME", group: Group::Cluster,
+        help: "The headless Service behind which all pods are found; several pods are one relay then. A name that begins with _ \
+               is asked for SRV records, so that pods may have different ports",
+    }
+    CLUSTER_PEERS = {
+        name: "cluster-peers", hint: "PODS", group: Group::Cluster,
+        help: "The pods themselves, for machines without Kubernetes: host:port, with commas between them. This pod may be among \
+               them, so all can have the same list; names are looked up, and _service._proto.name is asked for SRV records",
+    }
+    CLUSTER_PORT = {
+        name: "cluster-port", default: Some("7090"), hint: "PORT", group: Group::Cluster,
+        help: "Where the other pods connect to this one, on all addresses; behind --cluster-headless it is the same on every pod",
+    }
+    POD_IP = {
+        name: "pod-ip", hint: "IP", group: Group::Cluster, also_env: &["POD_IP"],
+        help: "The address by which the other pods reach this one; required in a cluster. Also read from POD_IP, where Kubernetes' \
+               downward API can put it (fieldRef: status.podIP)",
+    }
+    CLUSTER_AUTH_SECRET = {
+        name: "cluster-auth-secret", kind: Kind::Secret, hint: "SECRET", group: Group::Cluster,
+        help: "The secret by which pods know each other. Without one, whoever reaches the cluster's port can join",
+    }
+    CLUSTER_AUTH_SECRET_FILE = {
+        name: "cluster-auth-secret-file", hint: "FILE", group: Group::Cluster,
+        help: "A file with one secret a line: all are accepted, the first one signs. It is read again when it changes",
+    }
+    CLUSTER_ALLOW_ONE_WAY = {
+        name: "cluster-allow-one-way", kind: Kind::Switch, default: Some("false"), hint: "true|false", group: Group::Cluster,
+        help: "Send peers' messages also to pods that this one has dialed and that do not prove the secret, as openZro's pods do not: for the \
+               time of a migration",
+    }
+    CLUSTER_QUEUE_BYTES = {
+        name: "cluster-queue-bytes", default: Some("8MiB"), hint: "BYTES", group: Group::Cluster,
+        help: "What may wait for one slow pod before messages to it are dropped; at least 1MiB",
+    }
+    DRAIN_DELAY = {
+        name: "drain-delay", default: Some("2s"), hint: "DURATION", group: Group::Cluster,
+        help: "How long a pod that is told to stop goes on as before, not ready any more, so that load balancers notice; up to 10s",
+    }
+    DRAIN_WINDOW = {
+        name: "drain-window", default: Some("10s"), hint: "DURATION", group: Group::Cluster,
+        help: "Over which time the pod then sends its peers away, evenly; up to 15s",
     }
     PEER_QUEUE_BYTES = {
         name: "peer-queue-bytes", default: Some("524288"), hint: "BYTES", group: Group::Queues,

@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use super::{
     flags::{self, Setting},
     mistakes::{ConfigError, Mistake, Wrong},
     secrets::{SecretText, read_secrets},
-    settings::{SecretSource, Settings},
+    settings::{ClusterSettings, SecretSource, Settings},
     values::{self, ListenAddress},
 };
 use crate::telemetry::logging::LogSettings;
@@ -29,6 +30,11 @@ const PEER_QUEUE_MAX: usize = 1 << 30;
 const MEMORY_MIN: usize = 16 << 20;
 /// The most all queues together may hold, in bytes (1 TiB).
 const MEMORY_MAX: usize = 1 << 40;
+/// The least a pod's queue may hold, in bytes: two peers' queues.
+const POD_QUEUE_MIN: usize = 1 << 20;
+/// The longest time before the first peer of a pod that stops is sent away, and over which they all are: everything has an end after 30 s.
+const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10);
+const DRAIN_WINDOW_MAX: Duration = Duration::from_secs(15);
 /// The largest count of handshakes, connections or subscriptions; all are kept in structures that this cannot overflow.
 const COUNT_MAX: usize = 1 << 24;
 
@@ -54,11 +60,21 @@ impl Reader<'_> {
             self.read(&flags::HEALTH_LISTEN_ADDRESS, values::listen_address);
         let metrics_port = self.read(&flags::METRICS_PORT, values::port);
         let exposed_address = self.read(&flags::EXPOSED_ADDRESS, values::exposed_address);
-        let auth_secret = self.secret();
+        let auth_secret = self.secret(&flags::AUTH_SECRET, &flags::AUTH_SECRET_FILE);
+        if auth_secret.is_none() {
+            self.check_secret_given();
+        }
         let tls = self.tls();
         let quic = self.read(&flags::QUIC, values::switch);
         let quic_initial_mtu = self.read(&flags::QUIC_INITIAL_MTU, |text| {
             values::count(text, INITIAL_MTU_RANGE)
+        });
+        let cluster = self.cluster();
+        let drain_delay = self.read(&flags::DRAIN_DELAY, |text| {
+            values::duration(text, Duration::ZERO..=DRAIN_DELAY_MAX)
+        });
+        let drain_window = self.read(&flags::DRAIN_WINDOW, |text| {
+            values::duration(text, Duration::ZERO..=DRAIN_WINDOW_MAX)
         });
         let peer_queue_bytes = self.read(&flags::PEER_QUEUE_BYTES, |text| {
             values::bytes(text, PEER_QUEUE_MIN..=PEER_QUEUE_MAX)
@@ -94,6 +110,7 @@ impl Reader<'_> {
             listen_address.as_ref(),
             health_listen_address.as_ref(),
             metrics_port,
+            cluster.as_ref().map(|cluster| cluster.announced.port()),
         );
         for absent in absent::ALL {
             self.mistakes.extend(absent.mistake(self.lookup));
@@ -112,6 +129,9 @@ impl Reader<'_> {
                 tls,
                 quic: quic?,
                 quic_initial_mtu: quic_initial_mtu?,
+                cluster,
+                drain_delay: drain_delay?,
+                drain_window: drain_window?,
                 peer_queue_bytes: peer_queue_bytes?,
                 memory_limit,
                 queue_max_age: queue_max_age?,
@@ -177,9 +197,79 @@ impl Reader<'_> {
         None
     }
 
-    fn secret(&mut self) -> Option<SecretSource> {
-        let direct = self.given(&flags::AUTH_SECRET);
-        let file = self.given(&flags::AUTH_SECRET_FILE);
+    /// The other pods, if there are to be any. Each value is judged even if there are none.
+    fn cluster(&mut self) -> Option<ClusterSettings> {
+        let port = self.read(&flags::CLUSTER_PORT, |text| {
+            values::count(text, 1..=u16::MAX)
+        });
+        let pod_ip = self.read_optional(&flags::POD_IP, values::pod_ip);
+        let headless = self.read_optional(&flags::CLUSTER_HEADLESS, |text| {
+            values::headless(text, port.unwrap_or_default())
+        });
+        let peers = self.read_optional(&flags::CLUSTER_PEERS, values::pods);
+        let auth_secret = self.secret(
+            &flags::CLUSTER_AUTH_SECRET,
+            &flags::CLUSTER_AUTH_SECRET_FILE,
+        );
+        let allow_one_way = self.read(&flags::CLUSTER_ALLOW_ONE_WAY, values::switch);
+        let queue_bytes = self.read(&flags::CLUSTER_QUEUE_BYTES, |text| {
+            values::bytes(text, POD_QUEUE_MIN..=PEER_QUEUE_MAX)
+        });
+        let asked = [
+            (&flags::CLUSTER_HEADLESS, headless),
+            (&flags::CLUSTER_PEERS, peers),
+        ];
+        let asking = asked
+            .iter()
+            .find(|(_, sources)| sources.as_ref().is_some_and(|sources| !sources.is_empty()))
+            .map(|(setting, _)| self.named(setting))?;
+        if pod_ip.is_none() && self.given(&flags::POD_IP).is_none() {
+            self.missing_with(&asking);
+        }
+        Some(ClusterSettings {
+            sources: asked
+                .into_iter()
+                .filter_map(|(_, sources)| sources)
+                .flatten()
+                .collect(),
+            announced: SocketAddr::new(pod_ip?, port?),
+            auth_secret,
+            allow_one_way: allow_one_way?,
+            queue_bytes: queue_bytes?,
+        })
+    }
+
+    fn missing_with(&mut self, asking: &Origin) {
+        let names = variables(flags::POD_IP.name).join(", ");
+        self.mistakes.push(Mistake::new(
+            flags::POD_IP.flag(),
+            format!("is required with {asking}"),
+            format!(
+                "give the address by which other pods reach this one, or set one of {names}, POD_IP"
+            ),
+        ));
+    }
+
+    /// The one secret that a relay cannot be without.
+    fn check_secret_given(&mut self) {
+        match self.given(&flags::AUTH_SECRET) {
+            None if self.given(&flags::AUTH_SECRET_FILE).is_none() => {
+                let or = format!("or a file with {}", flags::AUTH_SECRET_FILE.flag());
+                self.missing(&flags::AUTH_SECRET, &or);
+            }
+            Some(given) if given.value.is_empty() => self.wrong(
+                &given.origin,
+                Wrong::new("the secret is empty", "give the management server's secret"),
+            ),
+            // What is wrong with it has been said.
+            None | Some(_) => {}
+        }
+    }
+
+    /// The secret in one place or the other; None also when there is none, or an empty one.
+    fn secret(&mut self, direct: &'static Setting, file: &'static Setting) -> Option<SecretSource> {
+        let direct = self.given(direct);
+        let file = self.given(file);
         match (direct, file) {
             (Some(direct), Some(file)) => {
                 self.mistakes.push(Mistake::new(
@@ -191,14 +281,7 @@ impl Reader<'_> {
             }
             (Some(direct), None) => {
                 let text = self.text(&direct)?;
-                if text.is_empty() {
-                    self.wrong(
-                        &direct.origin,
-                        Wrong::new("the secret is empty", "give the management server's secret"),
-                    );
-                    return None;
-                }
-                Some(SecretSource::Values(vec![SecretText::new(text)]))
+                (!text.is_empty()).then(|| SecretSource::Values(vec![SecretText::new(text)]))
             }
             (None, Some(file)) => {
                 let path = self.text(&file)?;
@@ -211,13 +294,7 @@ impl Reader<'_> {
                     }
                 }
             }
-            (None, None) => {
-                self.missing(
-                    &flags::AUTH_SECRET,
-                    &format!("or a file with {}", flags::AUTH_SECRET_FILE.flag()),
-                );
-                None
-            }
+            (None, None) => None,
         }
     }
 
@@ -227,12 +304,15 @@ impl Reader<'_> {
         peers: Option<&ListenAddress>,
         health: Option<&ListenAddress>,
         metrics: Option<u16>,
+        pods: Option<u16>,
     ) {
         let metrics = metrics.map(ListenAddress::all);
+        let pods = pods.map(ListenAddress::all);
         let listeners = [
             (&flags::LISTEN_ADDRESS, peers),
             (&flags::HEALTH_LISTEN_ADDRESS, health),
             (&flags::METRICS_PORT, metrics.as_ref()),
+            (&flags::CLUSTER_PORT, pods.as_ref()),
         ];
         for (index, (first, one)) in listeners.iter().enumerate() {
             for (second, other) in &listeners[index + 1..] {

@@ -2,16 +2,17 @@
 //!
 //! Owns the types that `main` hands on. They are made by `reader` alone, and know no flag.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     secrets::{SecretError, SecretText, read_secrets},
     values::ListenAddress,
 };
+use crate::cluster::discovery::Source;
 use crate::telemetry::logging::LogSettings;
 use crate::tls::CertificateFiles;
 
-/// Where the secrets shared with the management server come from.
+/// Where secrets come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// Given directly; never empty.
@@ -31,6 +32,22 @@ impl SecretSource {
             Self::File(path) => read_secrets(path),
         }
     }
+}
+
+/// What a pod is told about its cluster.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClusterSettings {
+    /// Where the other pods are found; never empty.
+    pub sources: Vec<Source>,
+    /// The address this pod announces: its own, and the port where it listens on all addresses.
+    pub announced: SocketAddr,
+    /// The secrets pods prove themselves with; None: they need not.
+    pub auth_secret: Option<SecretSource>,
+    /// Whether peers' messages are sent to pods that have not proven the secret.
+    pub allow_one_way: bool,
+    /// What may wait for one pod, in bytes.
+    pub queue_bytes: usize,
 }
 
 /// Everything a relay is told from outside, checked. `Debug` shows no secret.
@@ -55,6 +72,12 @@ pub struct Settings {
     pub quic: bool,
     /// The UDP payload that a QUIC connection starts with, in bytes.
     pub quic_initial_mtu: u16,
+    /// The other pods; None: this one is alone.
+    pub cluster: Option<ClusterSettings>,
+    /// How long a pod of a cluster that is told to stop goes on as before.
+    pub drain_delay: Duration,
+    /// Over which time it then sends its peers away.
+    pub drain_window: Duration,
     /// What may wait for one peer, in bytes.
     pub peer_queue_bytes: usize,
     /// What all queues together may hold, in bytes; None leaves it to the relay.

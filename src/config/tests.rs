@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{env, flags, *};
+use crate::cluster::discovery::Source;
 
 mod wrong_values;
 
@@ -235,6 +236,9 @@ fn every_setting_is_read_from_all_its_variables() {
                     &[ENOUGH[0], "--auth-secret-file=/x"],
                     &[(&variable, value)],
                 )),
+                "cluster-auth-secret" => {
+                    mistakes(&["--cluster-auth-secret-file=/x"], &[(&variable, value)])
+                }
                 "log-file" => mistakes(&[], &[(&variable, "/no/such/place/x")]),
                 _ => mistakes(&[], &[(&variable, value)]),
             };
@@ -316,25 +320,94 @@ fn what_this_version_lacks_is_refused_only_when_asked_for() {
         &[],
         &[("TRUNKLINE_ENABLE_STUN", "no"), ("OZ_ENABLE_STUN", "true")],
     );
-    let cluster = "this version has no cluster; run one pod and leave it out";
-    for (args, env, expected) in [
-        (vec!["--cluster-headless", "relay"], vec![], format!("--cluster-headless: {cluster}")),
-        (
-            vec![],
-            vec![("OZ_CLUSTER_HEADLESS", "relay"), ("OZ_CLUSTER_PORT", "1")],
-            format!("OZ_CLUSTER_HEADLESS: {cluster}"),
-        ),
-        (
-            vec!["--trusted-proxies=10.0.0.0/8"],
-            vec![],
-            "--trusted-proxies: this version has no trusted proxies; leave it out; the logs then show the proxy's \
-             address in the place of the peer's"
-                .to_owned(),
-        ),
-    ] {
-        assert_eq!(mistakes(&args, &env), expected);
-    }
+    assert_eq!(
+        mistakes(&["--trusted-proxies=10.0.0.0/8"], &[]),
+        "--trusted-proxies: this version has no trusted proxies; leave it out; the logs then show the proxy's \
+         address in the place of the peer's"
+    );
     assert!(mistakes(&["-a", "x"], &[]).contains("has no certificates from Let's Encrypt"));
+}
+
+/// A pod of a cluster that has all it needs, with `args` and `env` besides.
+fn cluster(args: &[&str], env: &[(&str, &str)]) -> ClusterSettings {
+    let env: Vec<_> = [("POD_IP", "10.0.0.1")]
+        .iter()
+        .chain(env)
+        .copied()
+        .collect();
+    settings(args, &env).cluster.expect("a cluster")
+}
+
+#[test]
+fn a_cluster_is_asked_for_by_a_name_or_by_a_list() {
+    let alone = settings(
+        &["--cluster-headless=", "--cluster-peers="],
+        &[("POD_IP", "10.0.0.1")],
+    );
+    assert!(alone.cluster.is_none());
+    assert_eq!(alone.drain_delay, Duration::from_secs(2));
+    assert_eq!(alone.drain_window, Duration::from_secs(10));
+    let source = |text: &str| text.parse::<Source>().unwrap();
+    let one = cluster(&[], &[("OZ_CLUSTER_HEADLESS", "relay.mesh")]);
+    assert_eq!(one.sources, [source("relay.mesh:7090")]);
+    assert_eq!(one.announced, "10.0.0.1:7090".parse().unwrap());
+    assert_eq!(one.auth_secret, None);
+    assert!(!one.allow_one_way);
+    assert_eq!(one.queue_bytes, 8 << 20);
+    let both = cluster(
+        &[
+            "--cluster-headless=_relay._tcp.mesh",
+            "--cluster-peers=a:1, 10.0.0.2:7090 ,[::1]:3,",
+            "--cluster-port=7",
+            "--pod-ip=2001:db8::1",
+            "--cluster-auth-secret=hunter3",
+            "--cluster-allow-one-way",
+            "--cluster-queue-bytes=1MiB",
+            "--drain-delay=0s",
+        ],
+        &[],
+    );
+    let expected = ["_relay._tcp.mesh", "a:1", "10.0.0.2:7090", "[::1]:3"].map(source);
+    assert_eq!(both.sources, expected);
+    assert_eq!(both.announced, "[2001:db8::1]:7".parse().unwrap());
+    let secret = SecretSource::Values(vec![SecretText::new("hunter3")]);
+    assert_eq!(both.auth_secret, Some(secret));
+    assert!(both.allow_one_way);
+    assert_eq!(both.queue_bytes, 1 << 20);
+    assert!(!format!("{both:?}").contains("hunter3"));
+    let empty = cluster(&["--cluster-peers=a:1", "--cluster-auth-secret="], &[]);
+    assert_eq!(empty.auth_secret, None, "pods without a secret, as before");
+    let ours = [("NB_POD_IP", "10.0.0.3"), ("OZ_POD_IP", "10.0.0.2")];
+    let announced = cluster(&["--cluster-peers=a:1"], &ours).announced;
+    assert_eq!(announced, "10.0.0.2:7090".parse().unwrap());
+}
+
+#[test]
+fn a_pod_that_does_not_know_its_own_address_is_told_so() {
+    let remedy = "give the address by which other pods reach this one, or set one of TRUNKLINE_POD_IP, OZ_POD_IP, NB_POD_IP, POD_IP";
+    assert_eq!(
+        mistakes(&[], &[("OZ_CLUSTER_HEADLESS", "relay")]),
+        format!("--pod-ip: is required with OZ_CLUSTER_HEADLESS; {remedy}")
+    );
+    assert_eq!(
+        mistakes(&["--cluster-peers=a:1"], &[]),
+        format!("--pod-ip: is required with --cluster-peers; {remedy}")
+    );
+    assert_eq!(
+        mistakes(
+            &["--cluster-peers=a:1", "-l=:7090"],
+            &[("POD_IP", "10.0.0.1")]
+        ),
+        "--listen-address and --cluster-port: both want port 7090; give one of them another port"
+    );
+    settings(&["-l=:7090"], &[]);
+    assert_eq!(
+        mistakes(
+            &["--cluster-auth-secret=a", "--cluster-auth-secret-file=/x"],
+            &[]
+        ),
+        "--cluster-auth-secret and --cluster-auth-secret-file: both give the secret; keep one of them"
+    );
 }
 
 #[test]
@@ -435,7 +508,7 @@ fn help_tells_every_row_of_the_table() {
         "{help}"
     );
     assert!(
-        !help.contains("--cluster-headless"),
+        !help.contains("--trusted-proxies"),
         "what is not there is not offered"
     );
 }

@@ -16,6 +16,7 @@ use std::{
 
 use super::mistakes::{Wrong, quoted};
 use crate::{
+    cluster::discovery::Source,
     proto::InstanceUrl,
     telemetry::logging::{LogDestination, LogFormat, LogLevel},
 };
@@ -158,6 +159,52 @@ pub(super) fn ports(text: &str) -> Result<Vec<u16>, Wrong> {
         ports.push(port);
     }
     Ok(ports)
+}
+
+/// The name of a headless Service; its pods are on `port`. An empty one is what an installation without a cluster may say.
+pub(super) fn headless(text: &str, port: u16) -> Result<Vec<Source>, Wrong> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let source = Source::headless(text, port).map_err(|_| {
+        Wrong::new(
+            format!("{} is not a name", quoted(text)),
+            "give the Service's name alone, such as relay or relay.mesh.svc.cluster.local; the port is that of --cluster-port",
+        )
+    })?;
+    Ok(vec![source])
+}
+
+/// Pods with commas between them; none at all as above.
+pub(super) fn pods(text: &str) -> Result<Vec<Source>, Wrong> {
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            part.parse().map_err(|error| {
+                Wrong::new(
+                    format!("{} does not do ({error})", quoted(part)),
+                    "give the pods with commas between them, such as 10.0.0.1:7090,[2001:db8::1]:7090,relay-b.example.com:7090",
+                )
+            })
+        })
+        .collect()
+}
+
+/// An address that other machines can reach.
+pub(super) fn pod_ip(text: &str) -> Result<IpAddr, Wrong> {
+    text.parse()
+        .ok()
+        .map(|ip: IpAddr| ip.to_canonical())
+        .filter(|ip| !ip.is_unspecified() && !ip.is_multicast())
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("{} is not the address of a pod", quoted(text)),
+                "give one IP address without a port, such as 10.0.0.1 or 2001:db8::1",
+            )
+        })
 }
 
 /// The public address, judged by what makes the instance URL from it (peer-protocol.md, *Instance URL*).

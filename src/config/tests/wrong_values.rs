@@ -11,6 +11,11 @@ fn each_mistake_says_where_what_and_what_instead() {
     let port = "give a number from 0 to 65535 (0: any free port)";
     let path = "give a path such as /relay: it starts with /, and has no query, no white space and none of {}*";
     let queue = "give a size from 64KiB to 1GiB, such as 524288, 512KiB or 1MiB";
+    let pod_queue = "give a size from 1MiB to 1GiB, such as 524288, 512KiB or 1MiB";
+    let pod_port = "give a whole number from 1 to 65535";
+    let pod_ip = "give one IP address without a port, such as 10.0.0.1 or 2001:db8::1";
+    let headless = "give the Service's name alone, such as relay or relay.mesh.svc.cluster.local; the port is that of --cluster-port";
+    let pods = "give the pods with commas between them, such as 10.0.0.1:7090,[2001:db8::1]:7090,relay-b.example.com:7090";
     let memory = "give a size from 16MiB to 1024GiB, such as 524288, 512KiB or 1MiB";
     let age = "give a duration from 1ms to 1m, such as 1s or 500ms";
     let limit = "give a whole number from 0 to 16777216";
@@ -71,6 +76,61 @@ fn each_mistake_says_where_what_and_what_instead() {
             "x\ny",
             r#""x\ny" is not an address to listen on"#,
             address,
+        ),
+        ("cluster-port", "0", r#""0" does not do"#, pod_port),
+        (
+            "cluster-headless",
+            "relay:7090",
+            r#""relay:7090" is not a name"#,
+            headless,
+        ),
+        (
+            "cluster-peers",
+            "a:1,b",
+            r#""b" does not do (neither host:port nor _service._proto.name)"#,
+            pods,
+        ),
+        (
+            "cluster-peers",
+            "a:0",
+            r#""a:0" does not do (port 0 cannot be dialed)"#,
+            pods,
+        ),
+        (
+            "cluster-peers",
+            "[::]:1",
+            r#""[::]:1" does not do (an unspecified address cannot be dialed)"#,
+            pods,
+        ),
+        (
+            "pod-ip",
+            "10.0.0.1:7090",
+            r#""10.0.0.1:7090" is not the address of a pod"#,
+            pod_ip,
+        ),
+        (
+            "pod-ip",
+            "0.0.0.0",
+            r#""0.0.0.0" is not the address of a pod"#,
+            pod_ip,
+        ),
+        (
+            "cluster-queue-bytes",
+            "512KiB",
+            r#""512KiB" does not do"#,
+            pod_queue,
+        ),
+        (
+            "drain-delay",
+            "11s",
+            r#""11s" does not do"#,
+            "give a duration from 0s to 10s, such as 1s or 500ms",
+        ),
+        (
+            "drain-window",
+            "1m",
+            r#""1m" does not do"#,
+            "give a duration from 0s to 15s, such as 1s or 500ms",
         ),
         ("metrics-port", "http", r#""http" is not a port"#, port),
         ("metrics-port", "-1", r#""-1" is not a port"#, port),

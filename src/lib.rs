@@ -20,6 +20,7 @@ mod memory;
 pub mod outbox;
 pub mod peer;
 pub mod proto;
+pub mod proxies;
 pub mod relay;
 pub mod reload;
 pub mod routing;

@@ -121,6 +121,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         .exposed_address(&settings.exposed_address)
         .tls(certificates.is_some())
         .path(&settings.relay_path)
+        .trusted_proxies(settings.trusted_proxies.clone())
         .validator(validator)
         .meter(metrics.meter())
         .health_check_threshold(settings.health_check_threshold)
@@ -152,6 +153,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         info!("no TLS here, so no QUIC: peers connect with WebSocket");
     }
     server = server
+        .proxy_protocol(settings.proxy_protocol)
         .listen(addresses("--listen-address", &settings.listen_address)?)
         .health(addresses(
             "--health-listen-address",
@@ -174,6 +176,8 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         tls = settings.tls.is_some(),
         quic = server.quic_addr().map(tracing::field::display),
         path = server.relay().path(),
+        trusted_proxies = proxies_listed(settings),
+        proxy_protocol = proxies_listed(settings).map(|_| tracing::field::display(settings.proxy_protocol)),
         open_files,
         max_connections = server.relay().admission().limits().connections,
         health = server.health_addr().map(tracing::field::display),
@@ -190,6 +194,11 @@ fn addresses(flag: &str, address: &ListenAddress) -> Result<Vec<SocketAddr>, Str
     address
         .bind_addresses()
         .map_err(|error| format!("{flag}: the host name cannot be looked up: {error}"))
+}
+
+/// The trusted proxies in one field, if there are any.
+fn proxies_listed(settings: &Settings) -> Option<String> {
+    (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.to_string())
 }
 
 /// The addresses of the STUN server in one field, if there is one.

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("reload", &[]),
     ("tls", &["reload"]),
-    ("config", &["reload", "tls", "transport", "cluster"]),
+    ("config", &["reload", "tls", "proxies", "transport", "cluster"]),
     ("auth", &[]),
     ("crosspod", &[]),
     ("admission", &["source", "transport"]),
@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("outbox", &["buffers", "ticks"]),
     ("transport", &["outbox", "buffers"]),
+    ("proxies", &["transport"]),
     ("routing", &["outbox", "transport"]),
     (
         "peer",
@@ -51,13 +52,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stack",
             "auth",
             "transport",
+            "proxies",
             "outbox",
             "crosspod",
             "ticks",
             "memory",
         ],
     ),
-    ("http", &["admission", "relay", "peer", "transport", "tls"]),
+    (
+        "http",
+        &["admission", "relay", "peer", "transport", "proxies", "tls"],
+    ),
     (
         "server",
         &[
@@ -66,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "relay",
             "peer",
             "transport",
+            "proxies",
             "stack",
             "stun",
             "tls",

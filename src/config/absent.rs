@@ -44,10 +44,6 @@ static ACME: Capability = Capability {
     name: "certificates from Let's Encrypt",
     instead: "get one with an ACME client such as certbot, and give its files with --tls-cert-file and --tls-key-file: renewed ones are picked up",
 };
-static PROXIES: Capability = Capability {
-    name: "trusted proxies",
-    instead: "leave it out; the logs then show the proxy's address in the place of the peer's",
-};
 
 /// Every such setting.
 pub(super) static ALL: &[Absent] = &[
@@ -60,7 +56,6 @@ pub(super) static ALL: &[Absent] = &[
     row("letsencrypt-data-dir", Some('d'), Asks::Never, &ACME),
     row("letsencrypt-email", None, Asks::Never, &ACME),
     row("letsencrypt-aws-route53", None, Asks::IfTrue, &ACME),
-    row("trusted-proxies", None, Asks::UnlessEmptyOr(""), &PROXIES),
 ];
 
 const fn row(

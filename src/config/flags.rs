@@ -104,6 +104,17 @@ table! {
         name: "relay-path", default: Some("/relay"), hint: "PATH",
         help: "The HTTP path peers ask for, with whatever prefix an ingress leaves in front of it",
     }
+    TRUSTED_PROXIES = {
+        name: "trusted-proxies", hint: "ADDRESSES",
+        help: "Proxies that are believed where a client comes from, for the log and for limits: IP addresses and CIDR prefixes with \
+               commas between them. Read are X-Real-Ip with X-Real-Port, else Forwarded, else X-Forwarded-For; from anybody else \
+               they are ignored",
+    }
+    PROXY_PROTOCOL = {
+        name: "proxy-protocol", default: Some("off"), hint: "off|optional|required",
+        help: "Whether connections begin with a PROXY header (version 1 or 2): optional takes one from trusted proxies; required \
+               refuses whoever brings none or is no trusted proxy",
+    }
     HEALTH_LISTEN_ADDRESS = {
         name: "health-listen-address", short: Some('H'), default: Some(":9000"), hint: "ADDRESS",
         help: "Where /health, /healthz and /readyz are served",

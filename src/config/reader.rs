@@ -18,6 +18,7 @@ use super::{
     settings::{ClusterSettings, SecretSource, Settings},
     values::{self, ListenAddress},
 };
+use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
 use crate::tls::CertificateFiles;
 use crate::transport::quic::INITIAL_MTU_RANGE;
@@ -56,6 +57,7 @@ impl Reader<'_> {
     fn settings(mut self) -> Result<Settings, ConfigError> {
         let listen_address = self.read(&flags::LISTEN_ADDRESS, values::listen_address);
         let relay_path = self.read(&flags::RELAY_PATH, values::relay_path);
+        let (trusted_proxies, proxy_protocol) = self.proxies();
         let health_listen_address =
             self.read(&flags::HEALTH_LISTEN_ADDRESS, values::listen_address);
         let metrics_port = self.read(&flags::METRICS_PORT, values::port);
@@ -122,6 +124,8 @@ impl Reader<'_> {
             Some(Settings {
                 listen_address: listen_address?,
                 relay_path: relay_path?,
+                trusted_proxies,
+                proxy_protocol: proxy_protocol?,
                 health_listen_address: health_listen_address?,
                 metrics_port: metrics_port?,
                 exposed_address: exposed_address?,
@@ -146,6 +150,30 @@ impl Reader<'_> {
             })
         };
         Ok(complete().expect("each value that is missing has left a mistake"))
+    }
+
+    /// Whom to believe, and the PROXY protocol, which only those that are believed may speak.
+    fn proxies(&mut self) -> (TrustedProxies, Option<ProxyProtocol>) {
+        let given = self.given(&flags::TRUSTED_PROXIES);
+        // `--trusted-proxies=` asks for none, as an empty variable does.
+        let given = given.filter(|given| given.value.to_str().is_none_or(|v| !v.trim().is_empty()));
+        let trusted = match &given {
+            Some(_) => self.read_optional(&flags::TRUSTED_PROXIES, values::trusted_proxies),
+            None => None,
+        };
+        let protocol = self.read(&flags::PROXY_PROTOCOL, values::proxy_protocol);
+        if let (None, Some(mode @ (ProxyProtocol::Optional | ProxyProtocol::Required))) =
+            (&given, protocol)
+        {
+            let origin = self.named(&flags::PROXY_PROTOCOL);
+            let remedy = format!(
+                "name the proxies with {}, or give off",
+                flags::TRUSTED_PROXIES.flag()
+            );
+            let problem = format!("{mode} without trusted proxies: no PROXY header would be taken");
+            self.wrong(&origin, Wrong::new(problem, remedy));
+        }
+        (trusted.unwrap_or_default(), protocol)
     }
 
     fn log(&mut self) -> Option<LogSettings> {

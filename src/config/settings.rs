@@ -9,6 +9,7 @@ use super::{
     values::ListenAddress,
 };
 use crate::cluster::discovery::Source;
+use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
 use crate::tls::CertificateFiles;
 
@@ -58,6 +59,10 @@ pub struct Settings {
     pub listen_address: ListenAddress,
     /// The path peers ask for; starts with `/`.
     pub relay_path: String,
+    /// Whose word about a client's address is believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether connections begin with a PROXY header; not off only where there are trusted proxies.
+    pub proxy_protocol: ProxyProtocol,
     /// Where the health pages are served.
     pub health_listen_address: ListenAddress,
     /// The port of `/metrics`, on all addresses; 0 means any free one.

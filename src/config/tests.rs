@@ -9,6 +9,7 @@ use std::{
 
 use super::{env, flags, *};
 use crate::cluster::discovery::Source;
+use crate::proxies::ProxyProtocol;
 
 mod wrong_values;
 
@@ -320,11 +321,6 @@ fn what_this_version_lacks_is_refused_only_when_asked_for() {
         &[],
         &[("TRUNKLINE_ENABLE_STUN", "no"), ("OZ_ENABLE_STUN", "true")],
     );
-    assert_eq!(
-        mistakes(&["--trusted-proxies=10.0.0.0/8"], &[]),
-        "--trusted-proxies: this version has no trusted proxies; leave it out; the logs then show the proxy's \
-         address in the place of the peer's"
-    );
     assert!(mistakes(&["-a", "x"], &[]).contains("has no certificates from Let's Encrypt"));
 }
 
@@ -407,6 +403,38 @@ fn a_pod_that_does_not_know_its_own_address_is_told_so() {
             &[]
         ),
         "--cluster-auth-secret and --cluster-auth-secret-file: both give the secret; keep one of them"
+    );
+}
+
+#[test]
+fn the_proxy_protocol_is_for_trusted_proxies() {
+    let defaults = settings(&["--trusted-proxies="], &[]);
+    assert!(defaults.trusted_proxies.is_empty());
+    assert_eq!(defaults.proxy_protocol, ProxyProtocol::Off);
+    let given = settings(
+        &["--proxy-protocol=Required"],
+        &[("OZ_TRUSTED_PROXIES", " 10.0.0.0/8, ::1 ")],
+    );
+    assert_eq!(given.trusted_proxies.to_string(), "10.0.0.0/8,::1/128");
+    assert_eq!(given.proxy_protocol, ProxyProtocol::Required);
+    for mode in ["optional", "required"] {
+        assert_eq!(
+            mistakes(&["--proxy-protocol", mode], &[]),
+            format!(
+                "--proxy-protocol: {mode} without trusted proxies: no PROXY header would be taken; name the proxies with \
+                 --trusted-proxies, or give off"
+            )
+        );
+    }
+    // A list that cannot be read is one mistake, not two.
+    let text = mistakes(
+        &["--proxy-protocol=required", "--trusted-proxies=proxy"],
+        &[],
+    );
+    assert_eq!(
+        text,
+        "--trusted-proxies: \"proxy\" is neither an IP address nor a CIDR prefix; give addresses and prefixes with commas \
+         between them, such as 10.0.0.0/8,192.0.2.7,fd00::/8"
     );
 }
 

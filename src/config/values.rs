@@ -18,6 +18,7 @@ use super::mistakes::{Wrong, quoted};
 use crate::{
     cluster::discovery::Source,
     proto::InstanceUrl,
+    proxies::{NotAPrefix, ProxyProtocol, TrustedProxies},
     telemetry::logging::{LogDestination, LogFormat, LogLevel},
 };
 
@@ -314,6 +315,29 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
                 ),
             )
         })
+}
+
+/// Addresses and prefixes with commas between them.
+pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, Wrong> {
+    text.parse().map_err(|NotAPrefix(entry)| {
+        Wrong::new(
+            format!(
+                "{} is neither an IP address nor a CIDR prefix",
+                quoted(&entry)
+            ),
+            "give addresses and prefixes with commas between them, such as 10.0.0.0/8,192.0.2.7,fd00::/8",
+        )
+    })
+}
+
+/// Whether connections begin with a PROXY header.
+pub(super) fn proxy_protocol(text: &str) -> Result<ProxyProtocol, Wrong> {
+    text.to_ascii_lowercase().parse().map_err(|()| {
+        Wrong::new(
+            format!("{} is not a way to use the PROXY protocol", quoted(text)),
+            "give off, optional or required",
+        )
+    })
 }
 
 /// A yes or a no.

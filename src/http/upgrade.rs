@@ -1,6 +1,7 @@
 //! The WebSocket upgrade (RFC 6455, section 4.2) and the way from hyper's connection to the relay.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::ConnectInfo;
 use axum::extract::Request;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::admission::{self, Permit};
 use crate::peer::HANDSHAKE_TIMEOUT;
@@ -45,21 +46,19 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         )
             .into_response();
     }
-    let remote = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map_or(RemoteAddr::unknown(), |&ConnectInfo(addr)| addr.into());
-    // Our own listener has asked for a place already; a server that is not ours knows of none.
+    let client = client_address(&relay, &request);
+    // Our own listener has asked for a place already, and did not know then who is behind a proxy; a server that is not ours
+    // knows of none.
     let permit = match request.extensions().get::<Permit>() {
-        Some(permit) => Ok(permit.clone()),
-        None => relay.admission().admit(remote),
+        Some(permit) => permit.identify(client).map(|()| permit.clone()),
+        None => relay.admission().admit(client),
     };
     let permit = match permit {
         Ok(permit) => permit,
         Err(refusal) => return too_many(refusal),
     };
     let on_upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(take_over(relay, on_upgrade, remote, permit));
+    tokio::spawn(take_over(relay, on_upgrade, client, permit));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -80,6 +79,26 @@ fn too_many(refusal: admission::Refusal) -> Response {
         "relay has no place for one more connection\n",
     )
         .into_response()
+}
+
+/// Where the client comes from: the other end of the connection, or what a trusted proxy there says of it.
+fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
+    let connection = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(RemoteAddr::unknown(), |&ConnectInfo(addr)| addr.into());
+    let (trusted, headers) = (relay.trusted_proxies(), request.headers());
+    // A client that can make a proxy contradict itself must not be able to fill the log with it.
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if trusted.is_contradictory(connection, headers) && !WARNED.swap(true, Ordering::Relaxed) {
+        warn!(
+            network.peer.address = %connection,
+            "a trusted proxy names two different clients of one request: it passes on a header that its client wrote, so clients \
+             can choose the address they are seen by; let it remove X-Real-Ip, X-Real-Port, Forwarded and X-Forwarded-For or \
+             set them itself (said once)"
+        );
+    }
+    trusted.client_address(connection, headers)
 }
 
 /// Waits for the raw stream and hands it to the relay. The permit is kept until the connection has ended.

@@ -16,6 +16,7 @@ use crate::outbox::QueuePolicy;
 use crate::peer::Shared;
 use crate::proto::peer::{EncodeError, encode_auth_response};
 use crate::proto::{InstanceUrl, InstanceUrlError};
+use crate::proxies::TrustedProxies;
 use crate::routing::{Presence, Registry};
 use crate::stack::drain::Drain;
 use crate::telemetry::counters::Counters;
@@ -75,6 +76,7 @@ pub struct RelayBuilder {
     max_handshakes: usize,
     max_subscriptions: usize,
     limits: Limits,
+    trusted_proxies: TrustedProxies,
 }
 
 impl Default for RelayBuilder {
@@ -94,6 +96,7 @@ impl Default for RelayBuilder {
             max_handshakes: 16_384,
             max_subscriptions: 65_536,
             limits: Limits::default(),
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }
@@ -212,6 +215,14 @@ impl RelayBuilder {
         self
     }
 
+    /// Proxies whose word about their client's address is believed, by the routes of [`Relay::router`] and by a listener with
+    /// the PROXY protocol ([`ServerBuilder::proxy_protocol`](crate::ServerBuilder::proxy_protocol)). Default: none.
+    #[must_use]
+    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
     /// Checks everything and builds the relay. Nothing is bound and no task is started.
     ///
     /// # Errors
@@ -273,6 +284,7 @@ impl RelayBuilder {
             shared,
             instance_url: Arc::new(instance_url),
             path: self.path.into(),
+            trusted_proxies: self.trusted_proxies,
         })
     }
 }

@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::crosspod::LocalPeers;
 use crate::peer::{self, Closed, HandshakeError, Incoming, Shared};
 use crate::proto::InstanceUrl;
+use crate::proxies::TrustedProxies;
 use crate::stack::drain::Drain;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::instruments::{Gauges, Instruments};
@@ -33,6 +34,7 @@ pub struct Relay {
     admission: Admission,
     instance_url: Arc<InstanceUrl>,
     path: Arc<str>,
+    trusted_proxies: TrustedProxies,
 }
 
 impl Relay {
@@ -52,6 +54,12 @@ impl Relay {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The proxies whose word about their client's address is believed.
+    #[must_use]
+    pub fn trusted_proxies(&self) -> &TrustedProxies {
+        &self.trusted_proxies
     }
 
     /// Takes one connection from its first message to its close; the future is the connection. Dropping it ends the

@@ -15,6 +15,7 @@ use super::listener;
 use super::quic::{self, QuicListener};
 use super::tls::TlsLayer;
 use crate::http::{Readiness, health_router, metrics_router};
+use crate::proxies::ProxyProtocol;
 use crate::relay::Relay;
 use crate::stack::drain::{Drain, Watch};
 use crate::stun;
@@ -56,6 +57,7 @@ pub struct ServerBuilder {
     tls: Option<Certificates>,
     quic: bool,
     quic_initial_mtu: u16,
+    proxy_protocol: ProxyProtocol,
 }
 
 impl ServerBuilder {
@@ -87,6 +89,14 @@ impl ServerBuilder {
     pub fn quic_initial_mtu(mut self, bytes: u16) -> Self {
         let range = INITIAL_MTU_RANGE;
         self.quic_initial_mtu = bytes.clamp(*range.start(), *range.end());
+        self
+    }
+
+    /// Whether peers' connections begin with a PROXY header, in front of TLS. Name the proxies that may send one with
+    /// [`RelayBuilder::trusted_proxies`](crate::RelayBuilder::trusted_proxies). Default: they do not.
+    #[must_use]
+    pub fn proxy_protocol(mut self, mode: ProxyProtocol) -> Self {
+        self.proxy_protocol = mode;
         self
     }
 
@@ -146,6 +156,7 @@ impl ServerBuilder {
             clock: self.clock,
             tls: self.tls,
             quic,
+            proxy_protocol: self.proxy_protocol,
         })
     }
 
@@ -225,6 +236,7 @@ pub struct Server {
     clock: Clock,
     tls: Option<Certificates>,
     quic: Option<QuicListener>,
+    proxy_protocol: ProxyProtocol,
 }
 
 impl Server {
@@ -241,6 +253,7 @@ impl Server {
             tls: None,
             quic: true,
             quic_initial_mtu: INITIAL_MTU,
+            proxy_protocol: ProxyProtocol::Off,
         }
     }
 
@@ -318,7 +331,8 @@ impl Server {
         for socket in self.stun {
             stun.spawn(stun::serve(socket, relay.instruments().clone()));
         }
-        let peers = listener::serve(self.peers, &relay, tls, stop_peers.watch());
+        let protocol = self.proxy_protocol;
+        let peers = listener::serve(self.peers, &relay, tls, protocol, stop_peers.watch());
         let (all_closed, closed) = oneshot::channel::<()>();
         let quic = async {
             if let Some(quic) = self.quic {

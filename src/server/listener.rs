@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::tls::TlsLayer;
 use crate::admission::Permit;
 use crate::peer::HANDSHAKE_TIMEOUT;
+use crate::proxies::{ProxyHeaderError, ProxyProtocol};
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
 use crate::transport::RemoteAddr;
@@ -76,9 +77,15 @@ pub(super) async fn serve(
     listener: TcpListener,
     relay: &Relay,
     tls: Option<TlsLayer>,
+    proxy_protocol: ProxyProtocol,
     mut stop: Watch,
 ) {
     let router: Router = relay.router();
+    if proxy_protocol != ProxyProtocol::Off {
+        relay
+            .instruments()
+            .expect_handshake_refusals(&ProxyHeaderError::REASONS);
+    }
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -86,14 +93,20 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, remote)) => {
+                // Who is behind a proxy is known later, and counts then.
+                let known = match RemoteAddr::from(remote) {
+                    proxy if relay.trusted_proxies().trusts(proxy) => RemoteAddr::unknown(),
+                    client => client,
+                };
                 // Refused without a word: an answer would cost what the limit is there to save.
-                if let Ok(permit) = relay.admission().admit(remote.into()) {
+                if let Ok(permit) = relay.admission().admit(known) {
                     tokio::spawn(connection(
                         stream,
                         remote,
                         permit,
                         router.clone(),
                         tls.clone(),
+                        proxy_protocol,
                         relay.clone(),
                     ));
                 }
@@ -120,18 +133,31 @@ fn is_transient(error: &io::Error) -> bool {
 
 /// Serves one connection until it is upgraded (the router has then handed it to the relay), refused, or out of time.
 async fn connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     remote: SocketAddr,
     permit: Permit,
     router: Router,
     tls: Option<TlsLayer>,
+    proxy_protocol: ProxyProtocol,
     relay: Relay,
 ) {
     let mut drain = relay.drain().watch();
-    let client = RemoteAddr::from(remote);
+    let mut client = RemoteAddr::from(remote);
     // One limit for all of it.
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let upgraded = async {
+        if proxy_protocol != ProxyProtocol::Off {
+            let named = proxied(&mut stream, client, proxy_protocol, deadline, &relay);
+            match Box::pin(named).await {
+                Some(named) => client = named,
+                None => return,
+            }
+            // Another trusted proxy behind the first tells its client later.
+            if !relay.trusted_proxies().trusts(client) && permit.identify(client).is_err() {
+                return;
+            }
+        }
+        let remote = client.get().unwrap_or(remote);
         match tls {
             None => serve_http(stream, client, deadline, (remote, permit), router, &relay).await,
             Some(tls) => {
@@ -144,6 +170,40 @@ async fn connection(
     tokio::select! {
         () = upgraded => {}
         () = drain.started() => {}
+    }
+}
+
+/// Where the client of this connection comes from, behind its PROXY header; none if it is refused, which has been counted and
+/// logged then.
+async fn proxied(
+    stream: &mut TcpStream,
+    connection: RemoteAddr,
+    protocol: ProxyProtocol,
+    deadline: Instant,
+    relay: &Relay,
+) -> Option<RemoteAddr> {
+    let named = protocol.client_address(stream, connection, relay.trusted_proxies());
+    match timeout_at(deadline, named).await {
+        Ok(Ok(client)) => Some(client),
+        Ok(Err(error)) => {
+            let reason = error.reason();
+            relay.instruments().handshake_refused(reason);
+            match error {
+                // TCP checks of load balancers: nothing that an operator could mend.
+                ProxyHeaderError::Lost(_) => {
+                    debug!(client.address = %connection, error.type = reason, %error, "no PROXY header");
+                }
+                _ => {
+                    info!(client.address = %connection, error.type = reason, %error, "connection refused");
+                }
+            }
+            None
+        }
+        Err(_) => {
+            relay.instruments().handshake_timed_out("proxy");
+            info!(client.address = %connection, error.type = "timeout", "connection refused: no PROXY header within 10 s");
+            None
+        }
     }
 }
 

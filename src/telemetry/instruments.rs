@@ -231,7 +231,7 @@ impl Instruments {
             .add(1, &[KeyValue::new(names::REASON, reason)]);
     }
 
-    /// A connection took too long: in `tls`, in the `upgrade` or in `auth`.
+    /// A connection took too long: in its `proxy` header, in `tls`, in the `upgrade` or in `auth`.
     pub fn handshake_timed_out(&self, stage: &'static str) {
         self.handshake_timeouts
             .add(1, &[KeyValue::new(names::STAGE, stage)]);

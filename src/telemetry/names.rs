@@ -64,7 +64,7 @@ pub const REASON: &str = "reason";
 pub const TYPE: &str = "type";
 /// Label: `received` or `sent`.
 pub const DIRECTION: &str = "direction";
-/// Label: `tls`, `upgrade` or `auth`.
+/// Label: `proxy`, `tls`, `upgrade` or `auth`.
 pub const STAGE: &str = "stage";
 /// Label: `local` or `cluster`.
 pub const SCOPE: &str = "scope";

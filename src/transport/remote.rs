@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// Where a connection came from. Only for logs and limits: it proves nothing.
+/// Where a connection came from. Only for logs and limits: it proves nothing. Behind a proxy it is the client's address, as far
+/// as the proxy is trusted and tells it; a port of 0 is one that it has not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RemoteAddr(Option<SocketAddr>);
 
@@ -35,6 +36,7 @@ impl From<SocketAddr> for RemoteAddr {
 impl fmt::Display for RemoteAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            Some(addr) if addr.port() == 0 => addr.ip().fmt(f),
             Some(addr) => addr.fmt(f),
             None => f.write_str("unknown"),
         }
@@ -50,5 +52,7 @@ mod tests {
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:4000".parse().unwrap();
         assert_eq!(RemoteAddr::from(mapped).to_string(), "192.0.2.7:4000");
         assert_eq!(RemoteAddr::unknown().to_string(), "unknown");
+        let portless = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
+        assert_eq!(RemoteAddr::from(portless).to_string(), "::1");
     }
 }

@@ -15,6 +15,7 @@ mod malformed;
 mod memory;
 mod presence;
 mod process;
+mod proxied;
 mod queues;
 mod shutdown;
 mod sizes;

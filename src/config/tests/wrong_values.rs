@@ -155,6 +155,12 @@ fn each_mistake_says_where_what_and_what_instead() {
         ),
         ("relay-path", "/*", r#""/*" is not a plain path"#, path),
         ("relay-path", "/a b", r#""/a b" is not a plain path"#, path),
+        (
+            "proxy-protocol",
+            "on",
+            r#""on" is not a way to use the PROXY protocol"#,
+            "give off, optional or required",
+        ),
         ("peer-queue-bytes", "512", r#""512" does not do"#, queue),
         ("peer-queue-bytes", "64QiB", r#""64QiB" does not do"#, queue),
         (

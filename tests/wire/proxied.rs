@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline::proxies::ProxyProtocol;
 
-use crate::support::{FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, peer};
+use crate::support::{FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, peer, until};
 
 /// A relay that trusts these proxies.
 fn trusting(proxies: &str, protocol: ProxyProtocol) -> TestRelay {
@@ -114,13 +114,17 @@ async fn a_strangers_header_is_not_looked_for() {
 
 #[tokio::test]
 async fn a_header_that_does_not_end_is_given_up_in_time() {
-    let clock = FrozenClock::freeze();
     let relay = trusting("127.0.0.0/8", ProxyProtocol::Required);
+    let clock = FrozenClock::freeze();
     let mut client = RawClient::tcp(relay.addr).await;
     client.write(b"PROXY TCP4 192.0.2.1").await;
     // The relay has to have begun before its time passes.
-    clock.advance(Duration::from_millis(1)).await;
-    clock.advance(Duration::from_secs(10)).await;
+    until("the relay has taken it", || {
+        relay.relay.admission().open() == 1
+    })
+    .await;
+    clock.advance(Duration::ZERO).await;
+    clock.advance(Duration::from_secs(11)).await;
     client.ends_silently().await;
     let metrics = relay.read_metrics().await;
     assert_eq!(

@@ -8,6 +8,8 @@ mod upgrade;
 use axum::Router;
 use axum::routing::any;
 
+pub(crate) use upgrade::StreamUse;
+
 pub use admin::{Readiness, health_router, metrics_router};
 
 use crate::relay::Relay;

@@ -1,4 +1,4 @@
-//! The WebSocket upgrade (RFC 6455, section 4.2) and the way from hyper's connection to the relay.
+//! The WebSocket upgrade (RFC 6455, section 4.2; RFC 8441 for HTTP/2) and the way from hyper's connection to the relay.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, Method, StatusCode, Version};
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,18 +23,16 @@ use tracing::{debug, info, warn};
 use crate::admission::{self, Permit};
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
+use crate::stack::drain::Watch;
 use crate::transport::RemoteAddr;
 use crate::transport::tls::TlsStream;
 use crate::transport::ws::{Stream, Upgraded};
 
-/// Answers 101 and feeds the connection to the relay, or says what is wrong with the request.
+/// Answers 101, or 200 over HTTP/2, and feeds the connection to the relay, or says what is wrong with the request.
 pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
-    let accept = match check(&request) {
-        Ok(key) => derive_accept_key(key.as_bytes()),
+    let accepted = match check(&request) {
+        Ok(accepted) => accepted,
         Err(refusal) => return refusal.into_response(),
-    };
-    let Ok(accept) = HeaderValue::from_str(&accept) else {
-        return Refusal::Key.into_response();
     };
     if relay.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "relay is shutting down\n").into_response();
@@ -57,15 +56,27 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         Ok(permit) => permit,
         Err(refusal) => return too_many(refusal),
     };
+    let stream_use = request.extensions_mut().remove::<StreamUse>();
     let on_upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(take_over(relay, on_upgrade, client, permit));
-    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    response
+    tokio::spawn(take_over(relay, on_upgrade, client, permit, stream_use));
+    match accepted {
+        Accepted::Upgrade(accept) => (
+            StatusCode::SWITCHING_PROTOCOLS,
+            [
+                (CONNECTION, HeaderValue::from_static("Upgrade")),
+                (UPGRADE, HeaderValue::from_static("websocket")),
+                (SEC_WEBSOCKET_ACCEPT, accept),
+            ],
+        )
+            .into_response(),
+        Accepted::Stream => StatusCode::OK.into_response(),
+    }
 }
+
+/// Held by each request and each peer on a connection that carries several (HTTP/2), so that its server knows when it is of
+/// no more use. Servers that are not ours do without.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamUse(#[expect(dead_code, reason = "held, and let go")] pub(crate) Watch);
 
 /// No place for it: 503 if that is everybody's affair, 429 if it is this address's.
 fn too_many(refusal: admission::Refusal) -> Response {
@@ -102,7 +113,13 @@ fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
 }
 
 /// Waits for the raw stream and hands it to the relay. The permit is kept until the connection has ended.
-async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _permit: Permit) {
+async fn take_over(
+    relay: Relay,
+    on_upgrade: OnUpgrade,
+    remote: RemoteAddr,
+    _permit: Permit,
+    stream_use: Option<StreamUse>,
+) {
     let mut drain = relay.drain().watch();
     let upgraded = tokio::select! {
         upgraded = timeout(HANDSHAKE_TIMEOUT, on_upgrade) => upgraded,
@@ -124,9 +141,21 @@ async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _per
     // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
     // outcome has been counted and logged by the relay. The others are boxed, so that a plain peer's task is not as large as theirs.
     let _ = match unwrap(upgraded) {
-        Found::Tcp(tcp) => relay.accept(tcp, remote).await,
-        Found::Tls(tls) => Box::pin(relay.accept(tls, remote)).await,
-        Found::Boxed(boxed) => Box::pin(relay.accept(boxed, remote)).await,
+        Found::Tcp(tcp) => {
+            drop(stream_use);
+            relay.accept(tcp, remote).await
+        }
+        Found::Tls(tls) => {
+            drop(stream_use);
+            Box::pin(relay.accept(tls, remote)).await
+        }
+        Found::Boxed(boxed) => {
+            let peer = async move {
+                let _until_the_end = stream_use;
+                relay.accept(boxed, remote).await
+            };
+            Box::pin(peer).await
+        }
     };
 }
 
@@ -175,6 +204,7 @@ fn unwrap_as<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 enum Refusal {
     Method,
     NotAnUpgrade,
+    NotExtendedConnect,
     WebSocketVersion,
     Key,
 }
@@ -199,6 +229,12 @@ impl IntoResponse for Refusal {
                  (a proxy in between may have removed them)\n",
             )
                 .into_response(),
+            Self::NotExtendedConnect => (
+                StatusCode::BAD_REQUEST,
+                "this is a relay for WebSocket clients: over HTTP/2, expected an extended CONNECT with ':protocol: websocket' \
+                 (RFC 8441)\n",
+            )
+                .into_response(),
             Self::WebSocketVersion => (
                 StatusCode::UPGRADE_REQUIRED,
                 [
@@ -220,8 +256,19 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The key of a valid upgrade request.
-fn check(request: &Request) -> Result<HeaderValue, Refusal> {
+/// A valid request, by the way in which its connection becomes a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Accepted {
+    /// The whole connection is upgraded, with this answer to the client's key (RFC 6455).
+    Upgrade(HeaderValue),
+    /// One stream of an HTTP/2 connection (RFC 8441).
+    Stream,
+}
+
+fn check(request: &Request) -> Result<Accepted, Refusal> {
+    if request.version() == Version::HTTP_2 {
+        return check_stream(request);
+    }
     if request.method() != Method::GET {
         return Err(Refusal::Method);
     }
@@ -232,17 +279,35 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
     {
         return Err(Refusal::NotAnUpgrade);
     }
-    if headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .map(HeaderValue::as_bytes)
-        != Some(b"13")
-    {
-        return Err(Refusal::WebSocketVersion);
-    }
+    check_version(headers)?;
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
-        (Some(key), None) if is_key(key.as_bytes()) => Ok(key.clone()),
+        (Some(key), None) if is_key(key.as_bytes()) => {
+            let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()));
+            accept.map(Accepted::Upgrade).map_err(|_| Refusal::Key)
+        }
         _ => Err(Refusal::Key),
+    }
+}
+
+/// RFC 8441, section 5: the version counts as ever, and there is no key.
+fn check_stream(request: &Request) -> Result<Accepted, Refusal> {
+    let protocol = request.extensions().get::<Protocol>();
+    if request.method() != Method::CONNECT
+        || protocol.is_none_or(|protocol| protocol.as_str() != "websocket")
+    {
+        return Err(Refusal::NotExtendedConnect);
+    }
+    check_version(request.headers())?;
+    Ok(Accepted::Stream)
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    let version = headers.get(SEC_WEBSOCKET_VERSION);
+    if version.map(HeaderValue::as_bytes) == Some(b"13") {
+        Ok(())
+    } else {
+        Err(Refusal::WebSocketVersion)
     }
 }
 
@@ -286,12 +351,9 @@ mod tests {
 
     #[test]
     fn takes_what_browsers_and_go_clients_send() {
-        let key = check(&request(|_| {})).unwrap();
         // The example of RFC 6455, section 1.3.
-        assert_eq!(
-            derive_accept_key(key.as_bytes()),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        let accept = HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(check(&request(|_| {})), Ok(Accepted::Upgrade(accept)));
     }
 
     #[test]
@@ -304,7 +366,33 @@ mod tests {
         fn remove(request: &mut Request, name: &'static str) {
             request.headers_mut().remove(name);
         }
-        let cases: [(Change, Refusal, u16); 9] = [
+        let cases: [(Change, Refusal, u16); 12] = [
+            (
+                |r| *r.version_mut() = Version::HTTP_2,
+                Refusal::NotExtendedConnect,
+                400,
+            ),
+            (
+                |r| {
+                    *r.version_mut() = Version::HTTP_2;
+                    *r.method_mut() = Method::CONNECT;
+                    r.extensions_mut()
+                        .insert(Protocol::from_static("connect-udp"));
+                },
+                Refusal::NotExtendedConnect,
+                400,
+            ),
+            (
+                |r| {
+                    *r.version_mut() = Version::HTTP_2;
+                    *r.method_mut() = Method::CONNECT;
+                    r.extensions_mut()
+                        .insert(Protocol::from_static("websocket"));
+                    remove(r, "sec-websocket-version");
+                },
+                Refusal::WebSocketVersion,
+                426,
+            ),
             (|r| *r.method_mut() = Method::POST, Refusal::Method, 405),
             (
                 |r| *r.version_mut() = Version::HTTP_10,

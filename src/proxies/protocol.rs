@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
-use rustix::net::RecvFlags;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::TrustedProxies;
-use crate::transport::RemoteAddr;
+use crate::transport::{RemoteAddr, peek_beyond};
 
 /// The longest header, in bytes. Version 1 ends at 107; version 2 may go to 65,551 for the sake of what a proxy adds behind the
 /// addresses, but what proxies really add is some hundred bytes.
@@ -196,6 +195,10 @@ async fn take_header(
     let mut buffer = Vec::new();
     let mut seen = 0;
     loop {
+        if buffer.is_empty() {
+            stream.readable().await?;
+            buffer = vec![0; HEADER_MAX];
+        }
         seen = peek_beyond(stream, &mut buffer, seen).await?;
         match parse(&buffer[..seen])? {
             Parsed::None => return Ok(None),
@@ -205,32 +208,6 @@ async fn take_header(
                 stream.read_exact(&mut buffer[..length]).await?;
                 return Ok(Some(source));
             }
-        }
-    }
-}
-
-/// Waits until more than `seen` bytes have come and looks at them without taking them: what follows the header is not ours. How
-/// many there are, at most [`HEADER_MAX`]. Cancel-safe.
-async fn peek_beyond(stream: &TcpStream, buffer: &mut Vec<u8>, seen: usize) -> io::Result<usize> {
-    loop {
-        let ready = stream.ready(Interest::READABLE).await?;
-        buffer.resize(HEADER_MAX, 0);
-        let peeked = stream.try_io(Interest::READABLE, || {
-            let (count, _) = rustix::net::recv(stream, &mut buffer[..], RecvFlags::PEEK)?;
-            // Bytes that were there before do not count: the next ones make the stream ready again.
-            if count > seen {
-                Ok(count)
-            } else {
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-        });
-        match peeked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if ready.is_read_closed() {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            result => return result,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,20 +21,21 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower::ServiceBuilder;
 use tracing::{debug, info, warn};
 
+use super::http2;
 use super::tls::TlsLayer;
 use crate::admission::Permit;
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::proxies::{ProxyHeaderError, ProxyProtocol};
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
-use crate::transport::RemoteAddr;
 use crate::transport::tls::TlsStream;
+use crate::transport::{RemoteAddr, peek_beyond};
 
 /// Connections that the kernel may queue for us: after a network blip a whole mesh comes back in one second.
 const BACKLOG: i32 = 4096;
 
 /// The longest request head. Ingress controllers add headers; nobody adds this many.
-const REQUEST_HEAD_MAX: usize = 16 * 1024;
+pub(super) const REQUEST_HEAD_MAX: usize = 16 * 1024;
 
 /// How long to wait when the process has no file descriptor left, or the kernel no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -145,31 +147,35 @@ async fn connection(
     let mut client = RemoteAddr::from(remote);
     // One limit for all of it.
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    let upgraded = async {
+    let http = async {
         if proxy_protocol != ProxyProtocol::Off {
             let named = proxied(&mut stream, client, proxy_protocol, deadline, &relay);
             match Box::pin(named).await {
                 Some(named) => client = named,
-                None => return,
+                None => return None,
             }
             // Another trusted proxy behind the first tells its client later.
             if !relay.trusted_proxies().trusts(client) && permit.identify(client).is_err() {
-                return;
+                return None;
             }
         }
         let remote = client.get().unwrap_or(remote);
         match tls {
             None => serve_http(stream, client, deadline, (remote, permit), router, &relay).await,
             Some(tls) => {
-                if let Some(stream) = tls.handshake(stream, client, deadline).await {
-                    serve_http(stream, client, deadline, (remote, permit), router, &relay).await;
-                }
+                let stream = tls.handshake(stream, client, deadline).await?;
+                serve_http(stream, client, deadline, (remote, permit), router, &relay).await
             }
         }
     };
-    tokio::select! {
-        () = upgraded => {}
-        () = drain.started() => {}
+    let several = tokio::select! {
+        several = http => several,
+        () = drain.started() => None,
+    };
+    // It carries peers who have yet to be told, and listens to the drain itself.
+    if let Some(several) = several {
+        drop(drain);
+        several.await;
     }
 }
 
@@ -207,40 +213,85 @@ async fn proxied(
     }
 }
 
-async fn serve_http(
-    stream: impl PeerStream,
+/// A connection that may carry several peers, to its end.
+type Several = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves an HTTP/1 connection until it is upgraded, refused or out of time; one of HTTP/2 is for the caller to see through.
+async fn serve_http<S: PeerStream>(
+    stream: S,
     client: RemoteAddr,
     deadline: Instant,
     place: (SocketAddr, Permit),
     router: Router,
     relay: &Relay,
-) {
-    match timeout_at(deadline, upgrade(stream, place, router)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(client.address = %client, %error, "no upgrade"),
+) -> Option<Several> {
+    let served = async {
+        match stream.speaks().await {
+            Ok(Http::One) => upgrade(stream, place, router).await.map(|()| None),
+            Ok(Http::Two) => {
+                let connection = http2::serve(stream, place, deadline, router, relay.clone());
+                Ok(Some(Box::pin(connection) as Several))
+            }
+            // It ended without a word.
+            Err(_) => Ok(None),
+        }
+    };
+    match timeout_at(deadline, served).await {
+        Ok(Ok(several)) => several,
+        Ok(Err(error)) => {
+            debug!(client.address = %client, %error, "no upgrade");
+            None
+        }
         Err(_) => {
-            relay.instruments().handshake_timed_out("upgrade");
-            info!(client.address = %client, error.type = "timeout", "connection refused: no upgrade within 10 s");
+            no_upgrade(client, relay);
+            None
         }
     }
 }
 
+/// Counts and logs who was not upgraded in time.
+pub(super) fn no_upgrade(client: RemoteAddr, relay: &Relay) {
+    relay.instruments().handshake_timed_out("upgrade");
+    info!(client.address = %client, error.type = "timeout", "connection refused: no upgrade within 10 s");
+}
+
+/// Which HTTP a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Http {
+    /// 1.1, or whatever else the parser of HTTP/1 is to judge.
+    One,
+    /// 2.
+    Two,
+}
+
 /// What HTTP runs over.
 trait PeerStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Waits until there is something to read, if that is cheaper than to have a parser wait. False: there will be nothing.
-    fn spoken(&self) -> impl Future<Output = bool> + Send;
+    /// Waits until there is enough to read to know. An error means that nothing will come.
+    fn speaks(&self) -> impl Future<Output = io::Result<Http>> + Send;
 }
 
 impl PeerStream for TcpStream {
-    async fn spoken(&self) -> bool {
-        // A fresh stream claims to be readable until it has been tried, so that is not the question to ask.
-        self.peek(&mut [0]).await.is_ok()
+    async fn speaks(&self) -> io::Result<Http> {
+        // What a client that knows of an HTTP/2 server begins with (RFC 9113, section 3.4); the only method that begins so.
+        const PREFACE: [u8; 3] = *b"PRI";
+        let mut first = [0; PREFACE.len()];
+        let mut seen = 0;
+        loop {
+            seen = peek_beyond(self, &mut first, seen).await?;
+            if first == PREFACE {
+                return Ok(Http::Two);
+            }
+            if first[..seen] != PREFACE[..seen] {
+                return Ok(Http::One);
+            }
+        }
     }
 }
 
 impl PeerStream for TlsStream {
-    async fn spoken(&self) -> bool {
-        true
+    async fn speaks(&self) -> io::Result<Http> {
+        let two = self.alpn().as_deref() == Some(http2::ALPN);
+        Ok(if two { Http::Two } else { Http::One })
     }
 }
 
@@ -258,10 +309,6 @@ async fn upgrade(
     (remote, permit): (SocketAddr, Permit),
     router: Router,
 ) -> Result<(), hyper::Error> {
-    // Until the first byte comes there is no parser and no buffer: a silent connection costs next to nothing.
-    if !stream.spoken().await {
-        return Ok(());
-    }
     let service = ServiceBuilder::new()
         .layer(Extension(ConnectInfo(remote)))
         // The peer that becomes of the connection keeps its place.

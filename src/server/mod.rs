@@ -3,6 +3,7 @@
 //! Knows addresses, sockets and signals; never the format of a message.
 
 mod builder;
+mod http2;
 mod listener;
 mod quic;
 mod signals;

@@ -18,8 +18,9 @@ use crate::transport::tls::{TlsError, TlsStream};
 /// real client tries again.
 const HANDSHAKES: usize = 16_384;
 
-/// What WebSocket's upgrade is spoken in.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+/// What WebSocket's upgrade is spoken in, best first: HTTP/2 is for those who speak nothing else
+/// (`docs/adr/0041-http2.md`).
+const ALPN: &[&[u8]] = &[b"http/1.1", super::http2::ALPN];
 
 /// Turns accepted connections into TLS streams; cheap to clone.
 #[derive(Debug, Clone)]

@@ -40,6 +40,12 @@ impl Drain {
         *self.0.borrow()
     }
 
+    /// Whether there is no watch now.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Waits until every watch is gone. Cancel-safe.
     pub async fn done(&self) {
         self.0.closed().await;

@@ -3,6 +3,7 @@
 //! Owns WebSocket framing, QUIC datagrams, the in-memory transport and the client's address; knows nothing of what a message says.
 
 pub mod memory;
+mod peek;
 pub mod quic;
 mod remote;
 pub mod tls;
@@ -13,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+pub(crate) use peek::peek_beyond;
 pub use remote::RemoteAddr;
 
 use crate::outbox::{Outbox, QueuePolicy};

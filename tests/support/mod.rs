@@ -17,6 +17,7 @@ pub(crate) mod dns;
 mod frames;
 mod http;
 mod metrics;
+mod process;
 mod relay;
 pub(crate) mod stock_pod;
 
@@ -25,4 +26,5 @@ pub(crate) use clock::{FrozenClock, real_pause, until};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, binary, frame};
 pub(crate) use http::{Answer, UPGRADE_REQUEST, request};
 pub(crate) use metrics::Metrics;
+pub(crate) use process::Program;
 pub(crate) use relay::{MemoryClient, NOW, SECRET, TestRelay, URL, auth_message, peer, token};

@@ -11,6 +11,7 @@ mod support;
 mod connections;
 mod handshake;
 mod http;
+mod http2;
 mod malformed;
 mod memory;
 mod presence;

@@ -322,3 +322,32 @@ async fn the_load_generator_trusts_what_it_is_told_to() {
     assert_eq!(load(vec![]).await.status.code(), Some(2));
     assert!(relay.conserved().await.1 > 100);
 }
+
+/// HTTP/2 is for those who speak nothing else: whoever offers both, as Go's HTTP client does, needs HTTP/1.1 for its upgrade.
+#[tokio::test]
+async fn http_1_is_agreed_upon_with_whoever_offers_it() {
+    let pair = write_pair(&dir("alpn"));
+    let (relay, _) = started(&pair);
+    for (offered, agreed) in [
+        (&["h2", "http/1.1"][..], Some("http/1.1")),
+        (&["http/1.1"], Some("http/1.1")),
+        (&["h2"], Some("h2")),
+        (&[], None),
+    ] {
+        let mut config = ClientConfig::clone(&trusting(&[&pair], &TLS13));
+        config.alpn_protocols = offered
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        let stream = handshake(&relay, &Arc::new(config)).await.unwrap();
+        let alpn = stream.get_ref().1.alpn_protocol();
+        assert_eq!(alpn, agreed.map(str::as_bytes), "{offered:?}");
+        if agreed == Some("h2") {
+            crate::http2::over(stream).await;
+        } else {
+            Client::connect_over(stream, NAME, "/relay", peer("x"), &token())
+                .await
+                .unwrap();
+        }
+    }
+}

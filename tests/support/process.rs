@@ -1,0 +1,66 @@
+//! The program itself, as an operator starts it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::clock::until;
+
+/// The program on free ports of the loopback, with a log of its own; killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Program {
+    child: Child,
+    log: PathBuf,
+    /// What the log says when it is up.
+    pub(crate) up: serde_json::Value,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Program {
+    /// Starts it with these arguments besides; `dir` is where the log goes. Waits until it is up.
+    pub(crate) async fn start(dir: &Path, args: &[&str]) -> Self {
+        let log = dir.join("relay.log");
+        let child = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+            .env_clear()
+            .args(["-l", "127.0.0.1:0", "-H", "127.0.0.1:0", "--metrics-port=0"])
+            .args(["--log-format=json", "--log-file"])
+            .arg(&log)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program runs");
+        let mut program = Self {
+            child,
+            log,
+            up: serde_json::Value::Null,
+        };
+        let mut up = serde_json::Value::Null;
+        until("the log says that the relay is up", || {
+            up = program.line("relay is up").unwrap_or_default();
+            !up.is_null()
+        })
+        .await;
+        program.up = up;
+        program
+    }
+
+    /// Where peers connect.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.up["listen"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// The first line of the log that holds this text.
+    pub(crate) fn line(&self, text: &str) -> Option<serde_json::Value> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains(text))?;
+        serde_json::from_str(line).ok()
+    }
+}

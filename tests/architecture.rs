@@ -61,7 +61,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "http",
-        &["admission", "relay", "peer", "transport", "proxies", "tls"],
+        &[
+            "admission",
+            "relay",
+            "peer",
+            "transport",
+            "proxies",
+            "stack",
+            "tls",
+        ],
     ),
     (
         "server",

@@ -18,7 +18,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("reload", &[]),
     ("tls", &["reload"]),
-    ("config", &["reload", "tls", "proxies", "transport", "cluster"]),
+    (
+        "config",
+        &["reload", "tls", "proxies", "transport", "cluster"],
+    ),
     ("auth", &[]),
     ("crosspod", &[]),
     ("admission", &["source", "transport"]),

@@ -536,7 +536,7 @@ fn help_tells_every_row_of_the_table() {
         "{help}"
     );
     assert!(
-        !help.contains("--trusted-proxies"),
+        !help.contains("--letsencrypt-domains"),
         "what is not there is not offered"
     );
 }

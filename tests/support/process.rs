@@ -26,6 +26,7 @@ impl Program {
     /// Starts it with these arguments besides; `dir` is where the log goes. Waits until it is up.
     pub(crate) async fn start(dir: &Path, args: &[&str]) -> Self {
         let log = dir.join("relay.log");
+        let _absent = std::fs::remove_file(&log);
         let child = Command::new(env!("CARGO_BIN_EXE_trunkline"))
             .env_clear()
             .args(["-l", "127.0.0.1:0", "-H", "127.0.0.1:0", "--metrics-port=0"])

@@ -28,6 +28,7 @@ pub mod server;
 mod source;
 pub mod stack;
 mod stun;
+pub mod systemd;
 pub mod telemetry;
 pub mod ticks;
 pub mod time;

@@ -12,6 +12,7 @@ use trunkline::config::{
 use trunkline::demo;
 use trunkline::load;
 use trunkline::server::{Server, reload_signal, shutdown_signal};
+use trunkline::systemd::{self, Inherited};
 use trunkline::telemetry::logging;
 use trunkline::telemetry::prometheus::PrometheusMetrics;
 use trunkline::time::Clock;
@@ -49,10 +50,11 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     let _log = logging::init(&settings.log)?;
+    let inherited = Inherited::from_env()?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
-        .block_on(serve(settings))
+        .block_on(serve(settings, inherited))
 }
 
 /// Lets the process open as many files as its hard limit allows, as Go programs do by themselves: each peer is one, and the usual
@@ -83,7 +85,10 @@ fn connections_for(open_files: Option<u64>) -> usize {
     files - files / 10
 }
 
-async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(
+    settings: &Settings,
+    inherited: Inherited,
+) -> Result<(), Box<dyn std::error::Error>> {
     if settings.cluster.is_some() {
         return Err("this version reads the settings of a cluster, and cannot form one yet".into());
     }
@@ -143,7 +148,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     let relay = relay.build()?;
     let instance_url = relay.instance_url().clone();
-    let mut server = Server::builder(relay);
+    let mut server = Server::builder(relay).inherited(inherited);
     if let Some(certificates) = certificates {
         server = server
             .tls(certificates)
@@ -185,6 +190,15 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         stun = stun_listed(&server.stun_addrs()),
         "relay is up"
     );
+    let (readiness, relay) = (server.readiness(), server.relay().clone());
+    tokio::spawn(systemd::report(
+        async move { readiness.ready().await },
+        move || format!("{} peers", relay.peers().len()),
+    ));
+    let shutdown = async {
+        shutdown.await;
+        systemd::stopping();
+    };
     server.run(shutdown).await;
     Ok(())
 }

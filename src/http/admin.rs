@@ -1,8 +1,6 @@
 //! What operators and probes ask for: health, readiness, metrics (operations.md, *Health*).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::response::IntoResponse;
@@ -11,6 +9,7 @@ use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
+use tokio::sync::watch;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -25,18 +24,24 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the listeners are bound; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(watch::Sender<bool>);
 
 impl Readiness {
     /// Everything that must listen does.
     pub fn set_ready(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.send_replace(true);
     }
 
     /// Whether it does.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        *self.0.borrow()
+    }
+
+    /// Resolves when everything that must listen does. Cancel-safe.
+    pub async fn ready(&self) {
+        // Cannot fail: we hold a sender ourselves.
+        let _ = self.0.subscribe().wait_for(|ready| *ready).await;
     }
 }
 

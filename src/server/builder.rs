@@ -19,6 +19,7 @@ use crate::proxies::ProxyProtocol;
 use crate::relay::Relay;
 use crate::stack::drain::{Drain, Watch};
 use crate::stun;
+use crate::systemd::Inherited;
 use crate::telemetry::prometheus::PrometheusMetrics;
 use crate::time::Clock;
 use crate::tls::Certificates;
@@ -29,6 +30,10 @@ const ADMIN_LINGER: Duration = Duration::from_millis(200);
 
 /// How many free ports of TCP are tried until one is free for UDP, too.
 const PORT_ATTEMPTS: u32 = 16;
+
+/// What to do about a socket that nobody listens on.
+const UNCLAIMED: &str = "the service manager passed a socket for this address, and no setting listens there: \
+                         ListenStream= or ListenDatagram= and the setting must name the same address";
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,7 @@ pub struct ServerBuilder {
     quic: bool,
     quic_initial_mtu: u16,
     proxy_protocol: ProxyProtocol,
+    inherited: Inherited,
 }
 
 impl ServerBuilder {
@@ -125,26 +131,58 @@ impl ServerBuilder {
         self
     }
 
+    /// The sockets that a service manager has bound already: each is used in the place of the one that would be bound for its address.
+    /// Default: none.
+    #[must_use]
+    pub fn inherited(mut self, sockets: Inherited) -> Self {
+        self.inherited = sockets;
+        self
+    }
+
     /// Binds all listeners. Connections queue in the kernel until [`Server::run`].
     ///
     /// # Errors
-    /// The first listener that cannot be bound; those bound before are closed.
-    pub fn bind(self) -> Result<Server, BindError> {
-        let (peers, quic) = self.bind_peers()?;
+    /// The first listener that cannot be bound, or an inherited socket that none of them is; those bound before are closed.
+    pub fn bind(mut self) -> Result<Server, BindError> {
+        let mut inherited = std::mem::take(&mut self.inherited);
+        let bound = self.bind_all(&mut inherited);
+        match (inherited.left(), &bound) {
+            (None, _) => bound,
+            // An address that is in use may be so because the manager holds it: then that is the news.
+            (Some(left), Err(error))
+                if error.addresses.iter().all(|at| at.port() != left.port()) =>
+            {
+                bound
+            }
+            (Some(left), _) => Err(BindError {
+                what: "nobody",
+                addresses: vec![left],
+                source: io::Error::new(io::ErrorKind::InvalidInput, UNCLAIMED),
+            }),
+        }
+    }
+
+    fn bind_all(self, inherited: &mut Inherited) -> Result<Server, BindError> {
+        let (peers, quic) = self.bind_peers(inherited)?;
+        let mut tcp = |what, addresses: &[SocketAddr]| {
+            let passed = inherited.take_tcp(addresses).map(TcpListener::from_std);
+            bind(what, addresses, passed, listener::bind)
+        };
         let health = match self.health.as_slice() {
             [] => None,
-            addresses => Some(bind("health", addresses, listener::bind)?),
+            addresses => Some(tcp("health", addresses)?),
         };
         let metrics = match self.metrics {
-            Some((addresses, metrics)) => {
-                Some((bind("metrics", &addresses, listener::bind)?, metrics))
-            }
+            Some((addresses, metrics)) => Some((tcp("metrics", &addresses)?, metrics)),
             None => None,
         };
         let stun = self
             .stun
             .iter()
-            .map(|addresses| bind("STUN", addresses, listener::bind_udp))
+            .map(|addresses| {
+                let passed = inherited.take_udp(addresses).map(UdpSocket::from_std);
+                bind("STUN", addresses, passed, listener::bind_udp)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Server {
             relay: self.relay,
@@ -161,10 +199,14 @@ impl ServerBuilder {
     }
 
     /// TCP, and UDP of the same port if there is to be QUIC.
-    fn bind_peers(&self) -> Result<(TcpListener, Option<QuicListener>), BindError> {
+    fn bind_peers(
+        &self,
+        inherited: &mut Inherited,
+    ) -> Result<(TcpListener, Option<QuicListener>), BindError> {
         let mut attempts = 0;
         loop {
-            let tcp = bind("peers", &self.listen, listener::bind)?;
+            let passed = inherited.take_tcp(&self.listen).map(TcpListener::from_std);
+            let tcp = bind("peers", &self.listen, passed, listener::bind)?;
             let Some(certificates) = self.tls.as_ref().filter(|_| self.quic) else {
                 return Ok((tcp, None));
             };
@@ -173,7 +215,8 @@ impl ServerBuilder {
                 addresses: self.listen.clone(),
                 source,
             })?;
-            match bind("peers with QUIC", &[address], quic::bind) {
+            let passed = inherited.take_udp(&[address]).map(quic::prepare);
+            match bind("peers with QUIC", &[address], passed, quic::bind) {
                 Ok(socket) => {
                     let quic = QuicListener::new(socket, certificates, self.quic_initial_mtu);
                     return Ok((tcp, Some(quic)));
@@ -192,11 +235,20 @@ impl ServerBuilder {
     }
 }
 
+/// Takes the socket that was passed, or else opens one.
 fn bind<T>(
     what: &'static str,
     addresses: &[SocketAddr],
+    passed: Option<io::Result<T>>,
     open: fn(SocketAddr) -> io::Result<T>,
 ) -> Result<T, BindError> {
+    if let Some(passed) = passed {
+        return passed.map_err(|source| BindError {
+            what,
+            addresses: addresses.to_vec(),
+            source,
+        });
+    }
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address given");
     for &address in addresses {
         match open(address) {
@@ -254,6 +306,7 @@ impl Server {
             quic: true,
             quic_initial_mtu: INITIAL_MTU,
             proxy_protocol: ProxyProtocol::Off,
+            inherited: Inherited::default(),
         }
     }
 
@@ -261,6 +314,12 @@ impl Server {
     #[must_use]
     pub fn relay(&self) -> &Relay {
         &self.relay
+    }
+
+    /// Tells when the relay takes peers, as `/readyz` does.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
     }
 
     /// Where peers connect.

@@ -43,7 +43,11 @@ const CLOSE_LINGER: Duration = Duration::from_millis(500);
 
 /// A UDP socket for QUIC; says what to do if the kernel gives it too little room for bursts.
 pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = listener::bind_udp(address)?.into_std()?;
+    prepare(listener::bind_udp(address)?.into_std()?)
+}
+
+/// As [`bind`], for a socket that is bound.
+pub(super) fn prepare(socket: UdpSocket) -> io::Result<UdpSocket> {
     let options = socket2::SockRef::from(&socket);
     // What was refused shows in what was granted.
     let _ = options.set_recv_buffer_size(SOCKET_BUFFER);

@@ -22,7 +22,7 @@ mod relay;
 pub(crate) mod stock_pod;
 
 pub(crate) use client::{RawClient, close, health_check, ids, payload_of, transport};
-pub(crate) use clock::{FrozenClock, real_pause, until};
+pub(crate) use clock::{FrozenClock, PATIENCE, real_pause, until};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, binary, frame};
 pub(crate) use http::{Answer, UPGRADE_REQUEST, request};
 pub(crate) use metrics::Metrics;

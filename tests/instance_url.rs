@@ -28,8 +28,8 @@ struct Tls {
 }
 
 impl Tls {
-    fn new() -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instance-url");
+    fn new(test: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("instance-url-{test}"));
         let _absent = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let made = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap();
@@ -82,7 +82,7 @@ async fn told(tls: &Tls, exposed: &str, here: bool) -> (String, bool) {
 
 #[tokio::test]
 async fn every_row_of_the_table_is_what_peers_are_told() {
-    let tls = Tls::new();
+    let tls = Tls::new("rows");
     for (exposed, here, url, warns) in [
         ("example.com", true, "rels://example.com", false),
         ("example.com", false, "rel://example.com", false),
@@ -115,7 +115,7 @@ async fn every_row_of_the_table_is_what_peers_are_told() {
 
 #[test]
 fn what_makes_no_url_is_a_mistake_with_tls_and_without() {
-    let tls = Tls::new();
+    let tls = Tls::new("mistakes");
     for exposed in [
         "rel://rels://example.com",
         "http://example.com",

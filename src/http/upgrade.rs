@@ -58,7 +58,15 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
     };
     let stream_use = request.extensions_mut().remove::<StreamUse>();
     let on_upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(take_over(relay, on_upgrade, client, permit, stream_use));
+    let peer = take_over(relay, on_upgrade, client, permit);
+    match stream_use {
+        // The usual task is not to be larger for the sake of the other.
+        None => tokio::spawn(peer),
+        Some(until_the_end) => tokio::spawn(async move {
+            peer.await;
+            drop(until_the_end);
+        }),
+    };
     match accepted {
         Accepted::Upgrade(accept) => (
             StatusCode::SWITCHING_PROTOCOLS,
@@ -113,13 +121,7 @@ fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
 }
 
 /// Waits for the raw stream and hands it to the relay. The permit is kept until the connection has ended.
-async fn take_over(
-    relay: Relay,
-    on_upgrade: OnUpgrade,
-    remote: RemoteAddr,
-    _permit: Permit,
-    stream_use: Option<StreamUse>,
-) {
+async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _permit: Permit) {
     let mut drain = relay.drain().watch();
     let upgraded = tokio::select! {
         upgraded = timeout(HANDSHAKE_TIMEOUT, on_upgrade) => upgraded,
@@ -141,21 +143,9 @@ async fn take_over(
     // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
     // outcome has been counted and logged by the relay. The others are boxed, so that a plain peer's task is not as large as theirs.
     let _ = match unwrap(upgraded) {
-        Found::Tcp(tcp) => {
-            drop(stream_use);
-            relay.accept(tcp, remote).await
-        }
-        Found::Tls(tls) => {
-            drop(stream_use);
-            Box::pin(relay.accept(tls, remote)).await
-        }
-        Found::Boxed(boxed) => {
-            let peer = async move {
-                let _until_the_end = stream_use;
-                relay.accept(boxed, remote).await
-            };
-            Box::pin(peer).await
-        }
+        Found::Tcp(tcp) => relay.accept(tcp, remote).await,
+        Found::Tls(tls) => Box::pin(relay.accept(tls, remote)).await,
+        Found::Boxed(boxed) => Box::pin(relay.accept(boxed, remote)).await,
     };
 }
 

@@ -3,20 +3,23 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tracing::info;
 use trunkline::auth::{Secret, TokenValidator};
 use trunkline::config::{
     self, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText, Settings,
-    watch_secrets,
+    TlsSettings, watch_secrets,
 };
 use trunkline::demo;
 use trunkline::load;
+use trunkline::reload::Reload;
 use trunkline::server::{Server, reload_signal, shutdown_signal};
 use trunkline::systemd::{self, Inherited};
 use trunkline::telemetry::logging;
 use trunkline::telemetry::prometheus::PrometheusMetrics;
 use trunkline::time::Clock;
-use trunkline::tls::{CERTIFICATE_POLL_INTERVAL, Certificates};
+use trunkline::tls::{Acme, CERTIFICATE_POLL_INTERVAL, Certificates};
 use trunkline::{BuildError, Relay};
 
 /// Exit code for a mistake in the settings (operations.md, *Flags*); any other trouble is 1.
@@ -42,7 +45,8 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("trunkline: {error}");
             let mistake = error.is::<BuildError>()
-                || error.is::<trunkline::telemetry::logging::LoggingError>();
+                || error.is::<trunkline::telemetry::logging::LoggingError>()
+                || error.is::<trunkline::tls::StorageError>();
             ExitCode::from(if mistake { MISTAKE } else { 1 })
         }
     }
@@ -105,23 +109,10 @@ async fn serve(
             move |secrets| accepted.set_secrets(keys(&secrets)),
         ));
     }
-    let certificates = match &settings.tls {
-        None => None,
-        Some(files) => {
-            let certificates = Certificates::new();
-            let certificate = files.load()?;
-            certificate.log("certificate in use", &Clock::system());
-            certificates.set(certificate);
-            tokio::spawn(files.clone().watch(
-                certificates.clone(),
-                CERTIFICATE_POLL_INTERVAL,
-                reload,
-                Clock::system(),
-            ));
-            Some(certificates)
-        }
-    };
     let metrics = PrometheusMetrics::new()?;
+    let tls = settings.tls.as_ref();
+    let tls = tls.map(|tls| certificates(tls, &metrics, reload));
+    let (certificates, kept_up_to_date) = tls.transpose()?.unzip();
     let mut relay = Relay::builder()
         .exposed_address(&settings.exposed_address)
         .tls(certificates.is_some())
@@ -172,6 +163,10 @@ async fn serve(
         server = server.stun(ListenAddress::all(port).bind_addresses()?);
     }
     let server = server.bind()?;
+    // Only now: an ACME authority comes to the port that has just been bound.
+    if let Some(kept_up_to_date) = kept_up_to_date {
+        tokio::spawn(kept_up_to_date);
+    }
     // Before anybody is told that the relay is up: whoever stops it then is heard.
     let shutdown = shutdown_signal();
     info!(
@@ -201,6 +196,36 @@ async fn serve(
     };
     server.run(shutdown).await;
     Ok(())
+}
+
+/// The certificates that are shown, and what keeps them up to date.
+fn certificates(
+    tls: &TlsSettings,
+    metrics: &PrometheusMetrics,
+    reload: Reload,
+) -> Result<(Certificates, BoxFuture<'static, ()>), Box<dyn std::error::Error>> {
+    let certificates = Certificates::new();
+    let clock = Clock::system();
+    let kept_up_to_date = match tls {
+        TlsSettings::Files(files) => {
+            let certificate = files.load()?;
+            certificate.log("certificate in use", &clock);
+            certificates.set(certificate);
+            let watch = files.clone().watch(
+                certificates.clone(),
+                CERTIFICATE_POLL_INTERVAL,
+                reload,
+                clock,
+            );
+            watch.boxed()
+        }
+        TlsSettings::Acme(settings) => {
+            let (store, meter) = (certificates.clone(), metrics.meter());
+            let acme = Acme::open(settings.clone(), store, &meter, clock)?;
+            acme.run(reload).boxed()
+        }
+    };
+    Ok((certificates, kept_up_to_date))
 }
 
 /// The addresses to try, or the flag whose host name leads nowhere.

@@ -53,10 +53,12 @@ impl<'a> Lookup<'a> {
     /// empty. Charts set empty variables for what they have no value for.
     pub(super) fn find(&self, name: &'static str, also_env: &[&str]) -> Option<Given> {
         if self.matches.value_source(name) == Some(ValueSource::CommandLine) {
-            let value = self.matches.get_one::<OsString>(name);
+            // Only of a list there is more than one.
+            let values = self.matches.get_many::<OsString>(name);
+            let values: Vec<&OsStr> = values.into_iter().flatten().map(OsString::as_ref).collect();
             return Some(Given {
                 origin: Origin::Flag(name),
-                value: value.cloned().unwrap_or_default(),
+                value: values.join(OsStr::new(",")),
             });
         }
         variables(name)

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, Command, builder::ValueParser};
 
-use super::absent;
+use crate::tls::LETS_ENCRYPT;
 
 /// The name of the demo subcommand, and of its only flag.
 pub(super) const DEMO: &str = "demo";
@@ -46,6 +46,8 @@ pub(super) enum Kind {
     Text,
     /// As `Text`, but never printed, and it may start with `-` as a generated secret may.
     Secret,
+    /// As `Text`, with commas between several; given several times, all count.
+    List,
     /// `--name`, or `--name=true|false|1|0`.
     Switch,
 }
@@ -145,6 +147,33 @@ table! {
     TLS_KEY_FILE = {
         name: "tls-key-file", short: Some('k'), hint: "FILE", group: Group::Tls,
         help: "The private key of that certificate in PEM",
+    }
+    LETSENCRYPT_DOMAINS = {
+        name: "letsencrypt-domains", short: Some('a'), kind: Kind::List, hint: "DOMAINS", group: Group::Tls,
+        help: "The domains of a certificate that is obtained and renewed by ACME, from Let's Encrypt if nothing else is said, \
+               with commas between them. The authority comes to port 443 of each (TLS-ALPN-01): let it through to this port",
+    }
+    LETSENCRYPT_DATA_DIR = {
+        name: "letsencrypt-data-dir", short: Some('d'), hint: "DIRECTORY", group: Group::Tls,
+        help: "Where the ACME account and certificate are kept, for this user's eyes only. Needed with the domains",
+    }
+    LETSENCRYPT_EMAIL = {
+        name: "letsencrypt-email", hint: "ADDRESS", group: Group::Tls,
+        help: "Where the authority may write to about the account",
+    }
+    LETSENCRYPT_AWS_ROUTE53 = {
+        name: "letsencrypt-aws-route53", kind: Kind::Switch, default: Some("false"), hint: "true|false", group: Group::Tls,
+        help: "Show that the domains are yours by records in Amazon Route 53 (DNS-01), with the credentials that AWS's own \
+               variables and files give; nobody has to reach this relay then, and wildcards are possible",
+    }
+    ACME_DIRECTORY_URL = {
+        name: "acme-directory-url", default: Some(LETS_ENCRYPT), hint: "URL", group: Group::Tls,
+        help: "The ACME authority. For tries: https://acme-staging-v02.api.letsencrypt.org/directory, whose \
+               certificates no client trusts, and whose limits are generous",
+    }
+    ACME_CA_FILE = {
+        name: "acme-ca-file", hint: "FILE", group: Group::Tls,
+        help: "Whom the ACME authority's own certificate must come from, in PEM. Without it, those that the system trusts",
     }
     QUIC = {
         name: "quic", kind: Kind::Switch, default: Some("true"), hint: "true|false", group: Group::Tls,
@@ -297,17 +326,16 @@ Exit codes:
   1  could not start or go on (an address in use, ...), or a second signal
   2  a mistake in the configuration; all mistakes are listed on stderr, one a line";
 
-/// The whole command line: the relay's flags, hidden ones that this version refuses with a reason, `demo`, and
+/// The whole command line: the relay's flags, `demo`, and
 /// `load` with the flags of the load generator's own command.
 pub(super) fn command(load: Command) -> Command {
     Command::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
-        .after_help(format!("{AFTER_HELP}\n\n{}", absent::help()))
+        .after_help(AFTER_HELP)
         .max_term_width(100)
         .args_override_self(true)
         .args(ALL.iter().map(|setting| arg(setting)))
-        .args(absent::ALL.iter().map(absent::Absent::arg))
         .subcommand(
             Command::new(DEMO)
                 .about("A relay on a free loopback port with real peers that show what it does; needs no flags")
@@ -345,6 +373,7 @@ pub(super) fn raw_arg(name: &'static str, short: Option<char>, kind: Kind) -> Ar
     match kind {
         // `-5` is a wrong value, not an unknown flag.
         Kind::Text => arg.allow_negative_numbers(true),
+        Kind::List => arg.action(ArgAction::Append),
         Kind::Secret => arg.allow_hyphen_values(true),
         Kind::Switch => arg
             .num_args(0..=1)

@@ -5,7 +5,6 @@
 //! binds a socket, never starts a log, and never ends the process: `main` does what [`ConfigError::exit_code`]
 //! says. Only `main` imports it; every other room is handed plain values.
 
-mod absent;
 mod command_line;
 mod env;
 mod flags;
@@ -20,7 +19,7 @@ pub use command_line::{Command, parse};
 pub use mistakes::{ConfigError, Mistake};
 pub use reference::reference;
 pub use secrets::{SECRET_POLL_INTERVAL, SecretError, SecretText, read_secrets, watch_secrets};
-pub use settings::{ClusterSettings, SecretSource, Settings};
+pub use settings::{ClusterSettings, SecretSource, Settings, TlsSettings};
 pub use values::ListenAddress;
 
 pub use crate::telemetry::logging::{LogDestination, LogFormat, LogLevel, LogSettings};

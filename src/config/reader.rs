@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
+mod tls;
+
 use super::{
-    absent,
     env::{Given, Lookup, Origin, variables},
     flags::{self, Setting},
     mistakes::{ConfigError, Mistake, Wrong},
@@ -20,7 +21,6 @@ use super::{
 };
 use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
-use crate::tls::CertificateFiles;
 use crate::transport::quic::INITIAL_MTU_RANGE;
 
 /// The least a peer's queue may hold, in bytes: seven messages of the largest size.
@@ -114,9 +114,6 @@ impl Reader<'_> {
             metrics_port,
             cluster.as_ref().map(|cluster| cluster.announced.port()),
         );
-        for absent in absent::ALL {
-            self.mistakes.extend(absent.mistake(self.lookup));
-        }
         if !self.mistakes.is_empty() {
             return Err(ConfigError::Mistakes(self.mistakes));
         }
@@ -193,36 +190,6 @@ impl Reader<'_> {
             max_size_mb: max_size_mb?,
             rotate: !frozen?,
         })
-    }
-
-    /// The certificate's files: both or none, and of use.
-    fn tls(&mut self) -> Option<CertificateFiles> {
-        let path = |reader: &mut Self, setting| {
-            let given = reader.given(setting)?;
-            let text = reader.text(&given)?;
-            Some((given.origin, PathBuf::from(text)))
-        };
-        let certificate = path(self, &flags::TLS_CERT_FILE);
-        let key = path(self, &flags::TLS_KEY_FILE);
-        let (present, absent) = match (certificate, key) {
-            (Some((origin, certificate)), Some((_, key))) => {
-                let files = CertificateFiles { certificate, key };
-                return match files.load() {
-                    Ok(_) => Some(files),
-                    Err(error) => {
-                        let remedy = "give the certificate chain and its private key as PEM files";
-                        self.wrong(&origin, Wrong::new(error.to_string(), remedy));
-                        None
-                    }
-                };
-            }
-            (None, None) => return None,
-            (Some((origin, _)), None) => (origin, &flags::TLS_KEY_FILE),
-            (None, Some((origin, _))) => (origin, &flags::TLS_CERT_FILE),
-        };
-        let problem = format!("TLS needs {}, too", absent.flag());
-        self.wrong(&present, Wrong::new(problem, "give both, or none"));
-        None
     }
 
     /// The other pods, if there are to be any. Each value is judged even if there are none.

@@ -36,7 +36,7 @@ pub fn reference() -> String {
 fn row(setting: &Setting) -> String {
     let value = match setting.kind {
         Kind::Switch => String::new(),
-        Kind::Text | Kind::Secret => format!(" {}", setting.hint),
+        Kind::Text | Kind::List | Kind::Secret => format!(" {}", setting.hint),
     };
     let short = setting.short.map(|short| format!(", `-{short}`"));
     let variable = setting.name.to_uppercase().replace('-', "_");
@@ -45,7 +45,7 @@ fn row(setting: &Setting) -> String {
     let default = match (setting.default, setting.kind) {
         (Some(default), _) => format!("`{default}`"),
         (None, Kind::Switch) => "off".to_owned(),
-        (None, Kind::Text | Kind::Secret) => String::new(),
+        (None, Kind::Text | Kind::List | Kind::Secret) => String::new(),
     };
     format!(
         "| `{}{value}`{} | {} | {default} | {} |\n",

@@ -11,7 +11,7 @@ use super::{
 use crate::cluster::discovery::Source;
 use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
-use crate::tls::CertificateFiles;
+use crate::tls::{AcmeSettings, CertificateFiles};
 
 /// Where secrets come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,15 @@ impl SecretSource {
             Self::File(path) => read_secrets(path),
         }
     }
+}
+
+/// Where the certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsSettings {
+    /// Files that somebody else renews.
+    Files(CertificateFiles),
+    /// An authority that speaks ACME.
+    Acme(AcmeSettings),
 }
 
 /// What a pod is told about its cluster.
@@ -71,8 +80,8 @@ pub struct Settings {
     pub exposed_address: String,
     /// The secrets tokens are checked with.
     pub auth_secret: SecretSource,
-    /// The certificate for TLS; None: peers connect without.
-    pub tls: Option<CertificateFiles>,
+    /// Where the certificate for TLS comes from; None: peers connect without.
+    pub tls: Option<TlsSettings>,
     /// Whether peers may connect with QUIC where TLS is on.
     pub quic: bool,
     /// The UDP payload that a QUIC connection starts with, in bytes.

@@ -22,6 +22,9 @@ use crate::{
     telemetry::logging::{LogDestination, LogFormat, LogLevel},
 };
 
+/// What Let's Encrypt takes for one certificate.
+const DOMAINS_MAX: usize = 100;
+
 /// Where to listen, as written by the operator: `:443`, `127.0.0.1:443`, `[::1]:443` or `localhost:443`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ListenAddress {
@@ -206,6 +209,79 @@ pub(super) fn pod_ip(text: &str) -> Result<IpAddr, Wrong> {
                 "give one IP address without a port, such as 10.0.0.1 or 2001:db8::1",
             )
         })
+}
+
+/// Domains for a certificate, lower case, each once.
+pub(super) fn domains(text: &str) -> Result<Vec<String>, Wrong> {
+    let mut domains = Vec::new();
+    for part in text.split(',') {
+        let domain = part.trim().trim_end_matches('.').to_ascii_lowercase();
+        if !domain_name(domain.strip_prefix("*.").unwrap_or(&domain)) {
+            return Err(Wrong::new(
+                format!("{} is not a domain", quoted(part)),
+                "give domains such as relay.example.com (others than ASCII letters as xn--...), with commas between them",
+            ));
+        }
+        if !domains.contains(&domain) {
+            domains.push(domain);
+        }
+    }
+    if domains.len() > DOMAINS_MAX {
+        return Err(Wrong::new(
+            format!("{} domains are too many for one certificate", domains.len()),
+            format!("give at most {DOMAINS_MAX}"),
+        ));
+    }
+    Ok(domains)
+}
+
+/// Labels of letters, digits and `-` between dots (RFC 1123, section 2.1); not an IP address.
+fn domain_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label) && name.parse::<IpAddr>().is_err()
+}
+
+/// A mail address, so far as one can tell by looking at it.
+pub(super) fn email(text: &str) -> Result<String, Wrong> {
+    let plain = |part: &str| {
+        !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || ",;:<>@".contains(c))
+    };
+    match text.rsplit_once('@') {
+        Some((name, host)) if plain(name) && plain(host) => Ok(text.to_owned()),
+        _ => Err(Wrong::new(
+            format!("{} is not a mail address", quoted(text)),
+            "give one, such as admin@example.com",
+        )),
+    }
+}
+
+/// A path; whether there is anything is for others to find out.
+pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(Wrong::new(
+            format!("{} is not a path", quoted(text)),
+            "give a path such as /var/lib/trunkline",
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// An address of the web that begins with `https://`.
+pub(super) fn https_url(text: &str) -> Result<String, Wrong> {
+    let url = text.parse::<http::Uri>().ok();
+    let host = url.filter(|url| url.scheme_str() == Some("https"));
+    match host.and_then(|url| url.host().map(str::is_empty)) {
+        Some(false) => Ok(text.to_owned()),
+        _ => Err(Wrong::new(
+            format!("{} is not an https address", quoted(text)),
+            "give one such as https://acme.example.com/directory",
+        )),
+    }
 }
 
 /// The public address, judged by what makes the instance URL from it (peer-protocol.md, *Instance URL*).

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -10,7 +11,7 @@ use tracing::{debug, info};
 
 use crate::relay::Relay;
 use crate::telemetry::instruments::Instruments;
-use crate::tls::{Certificates, server_config};
+use crate::tls::{ACME_TLS_ALPN, Certificates, server_config};
 use crate::transport::RemoteAddr;
 use crate::transport::tls::{TlsError, TlsStream};
 
@@ -19,8 +20,8 @@ use crate::transport::tls::{TlsError, TlsStream};
 const HANDSHAKES: usize = 16_384;
 
 /// What WebSocket's upgrade is spoken in, best first: HTTP/2 is for those who speak nothing else
-/// (`docs/adr/0041-http2.md`).
-const ALPN: &[&[u8]] = &[b"http/1.1", super::http2::ALPN];
+/// (`docs/adr/0041-http2.md`). Last, what an ACME authority asks for to see a challenge.
+const ALPN: &[&[u8]] = &[b"http/1.1", super::http2::ALPN, ACME_TLS_ALPN];
 
 /// Turns accepted connections into TLS streams; cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,6 +56,12 @@ impl TlsLayer {
         // Boxed, so that the task of a connection that is through is small.
         let handshake = Box::pin(TlsStream::accept(stream, Arc::clone(&self.config)));
         match timeout_at(deadline, handshake).await {
+            Ok(Ok(mut stream)) if stream.alpn().as_deref() == Some(ACME_TLS_ALPN) => {
+                info!(client.address = %client, "ACME challenge answered");
+                // It has seen what it came for; whether it hears our last word is its own affair.
+                let _ = timeout_at(deadline, stream.shutdown()).await;
+                None
+            }
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 self.instruments.tls_handshake_failed(error.reason());

@@ -38,6 +38,8 @@ pub const CONNECTIONS: &str = "relay_connections";
 pub const TLS_HANDSHAKE_FAILURES: &str = "relay_tls_handshake_failures";
 /// When the certificate in use expires, in Unix seconds.
 pub const CERTIFICATE_EXPIRY: &str = "relay_tls_certificate_expiry_timestamp_seconds";
+/// Attempts to get a certificate by ACME, by `result`.
+pub const ACME_ORDERS: &str = "relay_acme_orders";
 /// Takeovers, by `scope`.
 pub const TAKEOVERS: &str = "relay_takeovers";
 /// Bytes of memory that all queues hold.
@@ -54,7 +56,7 @@ pub const BUILD_INFO: &str = "relay_build_info";
 /// Datagrams that came to the STUN server, by `result`.
 pub const STUN_REQUESTS: &str = "relay_stun_requests";
 
-/// Label: what became of a question to the STUN server, or of a round.
+/// Label: what became of a question, a round or an attempt.
 pub const RESULT: &str = "result";
 /// Label: what carries a connection.
 pub const TRANSPORT: &str = "transport";

@@ -161,9 +161,7 @@ impl CertificateFiles {
 impl Certificate {
     /// Logs that it is in use, and warns when it is not within its dates.
     pub fn log(&self, what: &'static str, clock: &Clock) {
-        let expires = humantime::format_rfc3339_seconds(
-            std::time::UNIX_EPOCH + Duration::from_secs(self.not_after()),
-        );
+        let expires = self.expires();
         let names = self.names().join(", ");
         if self.is_valid_at(clock.now_unix()) {
             tracing::info!(certificate.names = names, certificate.expires = %expires, "{what}");
@@ -177,7 +175,8 @@ impl Certificate {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+/// The content of a file that somebody has named.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let unreadable = |source| CertificateError::Unreadable {
         path: path.to_owned(),
         source,

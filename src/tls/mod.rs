@@ -6,10 +6,12 @@
 //!
 //! Source: operations.md, *Flags* and *Health*.
 
+mod acme;
 mod config;
 mod files;
 mod store;
 
+pub use acme::{Acme, AcmeError, AcmeSettings, Challenge, LETS_ENCRYPT, StorageError, read_roots};
 pub use config::server_config;
 pub use files::{CERTIFICATE_POLL_INTERVAL, CertificateError, CertificateFiles};
-pub use store::{Certificate, Certificates};
+pub use store::{ACME_TLS_ALPN, Certificate, Certificates};

@@ -1,7 +1,9 @@
 //! The certificate that is shown to clients, and its replacement while connections go on.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use opentelemetry::metrics::Meter;
 use parking_lot::RwLock;
@@ -13,6 +15,10 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::telemetry::names;
+
+/// What an ACME authority asks for by ALPN when it wants to see a challenge (RFC 8737, section 6.2). A listener that offers it closes
+/// such a connection as soon as the handshake is done.
+pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
 
 /// A certificate chain with its private key, known to belong together. Its `Debug` shows no key.
 #[derive(Clone)]
@@ -86,6 +92,23 @@ impl Certificate {
         &self.names
     }
 
+    /// Whether it is good for all of these names; a wildcard is a name like another.
+    #[must_use]
+    pub(super) fn covers(&self, names: &[String]) -> bool {
+        names.iter().all(|name| self.names.contains(name))
+    }
+
+    /// From when on it is valid, in Unix seconds.
+    #[must_use]
+    pub const fn not_before(&self) -> u64 {
+        self.not_before
+    }
+
+    /// When it expires, as logs say it.
+    pub(super) fn expires(&self) -> impl fmt::Display + use<> {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.not_after))
+    }
+
     /// When it expires, in Unix seconds.
     #[must_use]
     pub const fn not_after(&self) -> u64 {
@@ -126,6 +149,8 @@ pub struct Certificates(Arc<Store>);
 #[derive(Debug, Default)]
 struct Store {
     current: RwLock<Option<Certificate>>,
+    /// What an ACME authority is shown, by domain (RFC 8737).
+    challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 impl Certificates {
@@ -155,6 +180,17 @@ impl Certificates {
             .is_some_and(|certificate| certificate.is_valid_at(now))
     }
 
+    /// Shows this to an ACME authority that asks for the challenge of the domain.
+    pub(super) fn show_challenge(&self, domain: &str, certificate: CertifiedKey) {
+        let mut challenges = self.0.challenges.write();
+        challenges.insert(domain.to_owned(), Arc::new(certificate));
+    }
+
+    /// Shows it no more.
+    pub(super) fn hide_challenge(&self, domain: &str) {
+        self.0.challenges.write().remove(domain);
+    }
+
     /// What picks the certificate in a handshake, for a rustls configuration of one's own.
     #[must_use]
     pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
@@ -179,7 +215,12 @@ impl Certificates {
 }
 
 impl ResolvesServerCert for Store {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Who asks for a challenge gets nothing else, and nobody else gets a challenge.
+        if (hello.alpn().into_iter().flatten()).any(|name| name == ACME_TLS_ALPN) {
+            let domain = hello.server_name()?.to_ascii_lowercase();
+            return self.challenges.read().get(&domain).cloned();
+        }
         self.current
             .read()
             .as_ref()

@@ -305,8 +305,8 @@ word: a word that belongs to no flag; see --help for what there is
 or a file with --auth-secret-file
 OZ_MAX_HANDSHAKES: \"0\" does not do; give a whole number from 1 to 16777216
 --log-level: \"loud\" is not a log level; give trace, debug, info, warn or error
-NB_LETSENCRYPT_DOMAINS: this version has no certificates from Let's Encrypt; get one with an ACME client such as \
-certbot, and give its files with --tls-cert-file and --tls-key-file: renewed ones are picked up";
+NB_LETSENCRYPT_DOMAINS: needs --letsencrypt-data-dir, too; give a directory that outlives this process: account and \
+certificate are kept there";
     let mut got: Vec<&str> = text.lines().collect();
     let mut expected: Vec<&str> = expected.lines().collect();
     got.sort_unstable();

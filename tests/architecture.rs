@@ -28,7 +28,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admission", &["source", "transport"]),
     (
         "cluster",
-        &["crosspod", "outbox", "buffers", "stack", "ticks"],
+        &[
+            "crosspod", "outbox", "buffers", "reload", "stack", "ticks", "tls",
+        ],
     ),
     ("outbox", &["buffers", "ticks"]),
     ("transport", &["outbox", "buffers"]),

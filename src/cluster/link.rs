@@ -2,29 +2,73 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
 
 use crate::crosspod::PodAddr;
 use crate::outbox::{Framing, Outbox, QueuePolicy};
 use crate::proto::PeerId;
-use crate::proto::cluster::{FrameType, forward_head};
+use crate::proto::cluster::{FrameType, PING, forward_head};
 use crate::telemetry::counters::DropReason;
+
+/// How long a stream that another one has replaced may take for its last bytes, both ways.
+const RETIRE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Which end dialed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialer {
+    /// This pod.
+    Us,
+    /// The other one.
+    Them,
+}
 
 /// An established stream to a pod. Always in an [`Arc`]; it outlives its stream, and takes nothing more then.
 pub(crate) struct Link {
     pod: PodAddr,
+    /// In the order in which links were made.
+    number: u64,
+    dialer: Dialer,
     outbox: Arc<Outbox>,
     is_ours: AtomicBool,
     carries_peers: AtomicBool,
+    /// Another link has its place: it is being finished.
+    is_retired: AtomicBool,
+    /// How many PONGs have come.
+    pongs: watch::Sender<u64>,
+    has_ended: watch::Sender<bool>,
+    /// Whether it must wait until it is known what becomes of an earlier stream to the same pod.
+    is_parked: watch::Sender<bool>,
+    aborted: Notify,
 }
 
 impl Link {
+    /// As if this pod had dialed.
     pub(super) fn new(pod: PodAddr, policy: &Arc<QueuePolicy>, carries_peers: bool) -> Arc<Self> {
+        Self::dialed_by(Dialer::Us, pod, policy, carries_peers)
+    }
+
+    pub(super) fn dialed_by(
+        dialer: Dialer,
+        pod: PodAddr,
+        policy: &Arc<QueuePolicy>,
+        carries_peers: bool,
+    ) -> Arc<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             pod,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            dialer,
             outbox: Outbox::new(Framing::Frame, policy),
             is_ours: AtomicBool::new(false),
             carries_peers: AtomicBool::new(carries_peers),
+            is_retired: AtomicBool::new(false),
+            pongs: watch::Sender::new(0),
+            has_ended: watch::Sender::new(false),
+            is_parked: watch::Sender::new(false),
+            aborted: Notify::new(),
         })
     }
 
@@ -81,6 +125,14 @@ impl Link {
         &self.outbox
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn dialer(&self) -> Dialer {
+        self.dialer
+    }
+
     /// True the first time.
     pub(super) fn set_ours(&self) -> bool {
         !self.is_ours.swap(true, Ordering::AcqRel)
@@ -89,12 +141,88 @@ impl Link {
     pub(super) fn set_carries_peers(&self) {
         self.carries_peers.store(true, Ordering::Release);
     }
+
+    /// Another link has its place: what is queued still goes out, what comes in is still taken, until both ends are done.
+    pub(super) fn retire(self: &Arc<Self>) {
+        if self.is_retired.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.outbox.finish(None, &[]);
+        let link = Arc::clone(self);
+        tokio::spawn(async move {
+            let ended = tokio::time::timeout(RETIRE_LIMIT, link.ended());
+            if ended.await.is_err() {
+                link.abort();
+            }
+        });
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
+    /// Ends it at once; what is queued is dropped and counted.
+    pub(super) fn abort(&self) {
+        self.outbox.abort();
+        self.aborted.notify_one();
+    }
+
+    /// Resolves when it was given up; for its session alone. Cancel-safe.
+    pub(super) async fn aborted(&self) {
+        self.aborted.notified().await;
+    }
+
+    pub(super) fn ponged(&self) {
+        self.pongs.send_modify(|pongs| *pongs += 1);
+    }
+
+    /// Sends a PING and waits for a PONG that comes after it; whether one came. Cancel-safe.
+    pub(super) async fn answers_ping(&self, limit: Duration) -> bool {
+        let mut pongs = self.pongs.subscribe();
+        self.control(&PING)
+            && tokio::select! {
+                biased;
+                answered = tokio::time::timeout(limit, pongs.changed()) => matches!(answered, Ok(Ok(()))),
+                () = self.ended() => false,
+            }
+    }
+
+    /// What comes in over it waits.
+    pub(super) fn park(&self) {
+        self.is_parked.send_replace(true);
+    }
+
+    pub(super) fn is_parked(&self) -> bool {
+        *self.is_parked.borrow()
+    }
+
+    pub(super) fn unpark(&self) {
+        self.is_parked.send_replace(false);
+    }
+
+    /// Resolves when what comes in may be taken. Cancel-safe.
+    pub(super) async fn unparked(&self) {
+        // It cannot fail: the sender is right here.
+        let _ = self.is_parked.subscribe().wait_for(|parked| !parked).await;
+    }
+
+    pub(super) fn set_ended(&self) {
+        self.has_ended.send_replace(true);
+    }
+
+    /// Resolves when nothing more comes from its stream. Cancel-safe.
+    pub(super) async fn ended(&self) {
+        // It cannot fail: the sender is right here.
+        let _ = self.has_ended.subscribe().wait_for(|ended| *ended).await;
+    }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("pod", &self.pod.0)
+            .field("number", &self.number)
+            .field("dialer", &self.dialer)
             .field("is_ours", &self.is_ours())
             .field("carries_peers", &self.carries_peers())
             .finish_non_exhaustive()

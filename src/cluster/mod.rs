@@ -5,7 +5,26 @@
 
 #![allow(dead_code, reason = "its parts are being put together")]
 
+mod dial;
 pub mod discovery;
 mod fabric;
+mod hello;
+mod inlet;
 mod link;
+mod link_metrics;
 mod links;
+mod listen;
+mod ping;
+mod reader;
+mod session;
+mod stream;
+mod streams;
+#[cfg(test)]
+mod streams_tests;
+mod tls;
+
+pub use dial::{Dial, TcpDial};
+pub use hello::ClusterSecrets;
+pub use listen::Accept;
+pub use stream::PodStream;
+pub use tls::{PodTls, PodTlsError, PodTlsFiles};

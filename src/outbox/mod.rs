@@ -16,7 +16,9 @@ mod framing;
 mod policy;
 mod share;
 mod slab;
+mod tcp;
 mod trim;
+mod writer;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,6 +31,8 @@ use parking_lot::{Mutex, MutexGuard};
 pub use framing::{CONTROL_DATAGRAM_MAX, Framing};
 pub use policy::QueuePolicy;
 pub use slab::Slab;
+pub use tcp::SharedWriteHalf;
+pub use writer::write_out;
 
 use self::share::{Admission, Ledger};
 use crate::proto::limits::TRANSPORT_HEADER_LEN;

@@ -56,6 +56,15 @@ pub const BUILD_INFO: &str = "relay_build_info";
 /// Datagrams that came to the STUN server, by `result`.
 pub const STUN_REQUESTS: &str = "relay_stun_requests";
 
+/// Other pods that there is a stream to.
+pub const CLUSTER_STREAMS: &str = "relay_cluster_streams";
+/// Streams from or to pods that were refused, by `reason`.
+pub const CLUSTER_HELLO_REJECTS: &str = "relay_cluster_hello_rejects";
+/// PINGs sent to other pods.
+pub const CLUSTER_PINGS_SENT: &str = "relay_cluster_pings_sent";
+/// PINGs that were not answered in time.
+pub const CLUSTER_PINGS_LOST: &str = "relay_cluster_pings_lost";
+
 /// Label: what became of a question, a round or an attempt.
 pub const RESULT: &str = "result";
 /// Label: what carries a connection.

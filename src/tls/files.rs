@@ -176,7 +176,7 @@ impl Certificate {
 }
 
 /// The content of a file that somebody has named.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let unreadable = |source| CertificateError::Unreadable {
         path: path.to_owned(),
         source,

@@ -13,5 +13,6 @@ mod store;
 
 pub use acme::{Acme, AcmeError, AcmeSettings, Challenge, LETS_ENCRYPT, StorageError, read_roots};
 pub use config::server_config;
+pub(crate) use files::read as read_file;
 pub use files::{CERTIFICATE_POLL_INTERVAL, CertificateError, CertificateFiles};
 pub use store::{ACME_TLS_ALPN, Certificate, Certificates};

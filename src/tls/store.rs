@@ -86,6 +86,11 @@ impl Certificate {
         })
     }
 
+    /// Chain and key, as rustls takes them.
+    pub(crate) fn key(&self) -> CertifiedKey {
+        CertifiedKey::clone(&self.key)
+    }
+
     /// The names it is good for, for logs.
     #[must_use]
     pub fn names(&self) -> &[String] {

@@ -93,11 +93,17 @@ pub enum HelloRefusal {
     /// Something else came first.
     #[error("first frame is not a HELLO")]
     FirstFrameNotHello,
+    /// It came without TLS, which this pod wants.
+    #[error("spoke without TLS, which this pod requires")]
+    PlainButTlsRequired,
+    /// The TLS handshake before it failed.
+    #[error("TLS handshake failed")]
+    TlsFailed,
 }
 
 impl HelloRefusal {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::HmacMismatch,
         Self::UnsignedButRequired,
         Self::SignedButUnsupported,
@@ -105,6 +111,8 @@ impl HelloRefusal {
         Self::Malformed,
         Self::Timeout,
         Self::FirstFrameNotHello,
+        Self::PlainButTlsRequired,
+        Self::TlsFailed,
     ];
 
     /// The metric label.
@@ -118,6 +126,8 @@ impl HelloRefusal {
             Self::Malformed => "malformed",
             Self::Timeout => "timeout",
             Self::FirstFrameNotHello => "first_frame_not_hello",
+            Self::PlainButTlsRequired => "plain_but_tls_required",
+            Self::TlsFailed => "tls_failed",
         }
     }
 }

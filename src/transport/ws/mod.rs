@@ -3,8 +3,6 @@
 
 pub mod frame;
 mod reader;
-mod tcp;
-mod writer;
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +13,10 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 pub use reader::WsReader;
-pub use tcp::SharedWriteHalf;
 
 use super::tls::{TlsReadHalf, TlsStream, TlsWriteHalf};
 use super::{IntoTransport, MessageReader, MessageTransport, ReadError, TransportKind};
-use crate::outbox::{Framing, Outbox, QueuePolicy};
+use crate::outbox::{Framing, Outbox, QueuePolicy, SharedWriteHalf, write_out};
 
 /// Unsent bytes that the kernel may hold for one receiver (`TCP_NOTSENT_LOWAT`): what lies there can neither be dropped for
 /// its age nor counted against the budget.
@@ -163,7 +160,7 @@ where
     }
 
     fn split(self) -> (Self::Reader, impl Future<Output = ()> + Send + 'static) {
-        let writer = writer::run(self.writer, Arc::clone(&self.outbox));
+        let writer = write_out(self.writer, Arc::clone(&self.outbox));
         (self.reader, writer)
     }
 }

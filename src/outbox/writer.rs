@@ -7,15 +7,15 @@ use std::task::Poll;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::outbox::{Outbox, Taken};
+use super::{Outbox, Taken};
 
 /// Writes the outbox out until it is finished, aborted, or the socket fails. The outbox is aborted in any case then.
-pub(super) async fn run<W: AsyncWrite + Send + Unpin>(mut io: W, outbox: Arc<Outbox>) {
-    write_out(&mut io, &outbox).await;
+pub async fn write_out<W: AsyncWrite + Send + Unpin>(mut io: W, outbox: Arc<Outbox>) {
+    write_slabs(&mut io, &outbox).await;
     outbox.abort();
 }
 
-async fn write_out<W: AsyncWrite + Unpin>(io: &mut W, outbox: &Outbox) {
+async fn write_slabs<W: AsyncWrite + Unpin>(io: &mut W, outbox: &Outbox) {
     loop {
         match poll_fn(|cx| outbox.poll_take(cx)).await {
             Taken::Control(bytes) => {

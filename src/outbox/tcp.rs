@@ -10,14 +10,16 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use crate::outbox::TryWrite;
+use super::TryWrite;
 
 /// A handle to the sending half; the last one that goes closes it.
 #[derive(Debug, Clone)]
 pub struct SharedWriteHalf(Arc<OwnedWriteHalf>);
 
 impl SharedWriteHalf {
-    pub(super) fn new(half: OwnedWriteHalf) -> Self {
+    /// Takes the half of a stream that was split.
+    #[must_use]
+    pub fn new(half: OwnedWriteHalf) -> Self {
         Self(Arc::new(half))
     }
 

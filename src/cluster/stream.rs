@@ -1,0 +1,96 @@
+//! What a link runs over: a stream of bytes in two halves.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::outbox::{SharedWriteHalf, TryWrite};
+
+/// After how long without an acknowledgement the kernel gives a stream up (`TCP_USER_TIMEOUT`), and from when it asks a silent
+/// one for a sign of life. That is all there is for stock pods, which answer no PING.
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Unsent bytes that the kernel may hold for a pod: what lies there can neither be dropped for its age nor counted against
+/// the budget.
+#[cfg(target_os = "linux")]
+const NOTSENT_LOWAT: u32 = 256 * 1024;
+
+/// A stream to or from a pod, before anything was said on it.
+pub struct PodStream {
+    pub(super) read: Box<dyn AsyncRead + Send + Unpin>,
+    pub(super) write: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Where producers may write to it themselves.
+    pub(super) direct: Option<Arc<dyn TryWrite>>,
+    /// The other end, for logs and limits.
+    pub(super) remote: Option<SocketAddr>,
+}
+
+impl PodStream {
+    /// Over any stream of bytes.
+    #[must_use]
+    pub fn new(
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        remote: Option<SocketAddr>,
+    ) -> Self {
+        let (read, write) = tokio::io::split(stream);
+        Self {
+            read: Box::new(read),
+            write: Box::new(write),
+            direct: None,
+            remote,
+        }
+    }
+
+    /// Over plain TCP.
+    #[must_use]
+    pub fn tcp(stream: TcpStream) -> Self {
+        tune(&stream);
+        let remote = stream.peer_addr().ok();
+        let (read, write) = stream.into_split();
+        let write = SharedWriteHalf::new(write);
+        Self {
+            read: Box::new(read),
+            write: Box::new(write.clone()),
+            direct: Some(Arc::new(write)),
+            remote,
+        }
+    }
+}
+
+impl fmt::Debug for PodStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodStream")
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sets what a stream between pods wants. A kernel that refuses an option relays all the same.
+pub(super) fn tune(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let set = |option: &'static str, result: std::io::Result<()>| {
+        if let Err(error) = result {
+            tracing::debug!(option, %error, "socket option not set");
+        }
+    };
+    set("TCP_NODELAY", socket.set_tcp_nodelay(true));
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    set("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive));
+    #[cfg(target_os = "linux")]
+    {
+        let timeout = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+        set("TCP_USER_TIMEOUT", timeout);
+        set(
+            "TCP_NOTSENT_LOWAT",
+            socket.set_tcp_notsent_lowat(NOTSENT_LOWAT),
+        );
+    }
+}

@@ -1,0 +1,281 @@
+//! What all streams of this pod share, and how a stream becomes a link.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::metrics::Meter;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tower::ServiceBuilder;
+use tracing::{info, warn};
+
+use super::dial::{DIAL_TIMEOUT, Dial, Dialer};
+use super::discovery::Discovered;
+use super::fabric::Fabric;
+use super::hello::{
+    ANSWER_WAIT, First, GreetError, HELLO_TIMEOUT, Identity, first_frame, split_hello,
+};
+use super::inlet::Inlet;
+use super::link::{self, Link};
+use super::link_metrics::LinkMetrics;
+use super::links::{AlreadyLinked, Links};
+use super::listen::{self, Accept};
+use super::reader::FrameReader;
+use super::session::Session;
+use super::stream::PodStream;
+use super::tls::{PodTls, TlsDialLayer};
+use crate::crosspod::PodAddr;
+use crate::outbox::QueuePolicy;
+use crate::proto::cluster::PING;
+use crate::proto::cluster::hello::HelloRefusal;
+use crate::stack::drain::{Drain, Watch};
+
+/// How long all streams together may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// Shared by the listener, the dialers and the sessions.
+pub(super) struct Streams {
+    pub(super) identity: Identity,
+    pub(super) links: Arc<Links>,
+    pub(super) metrics: LinkMetrics,
+    pub(super) policy: Arc<QueuePolicy>,
+    pub(super) fabric: Arc<dyn Fabric>,
+    /// Whether a pod that has not proven the secret may carry peers all the same.
+    pub(super) allow_one_way: bool,
+    pub(super) stop: Drain,
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams")
+            .field("own", &self.identity.own.0)
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What streams need to start.
+pub(super) struct StreamsConfig {
+    pub(super) identity: Identity,
+    pub(super) policy: Arc<QueuePolicy>,
+    pub(super) meter: Meter,
+    pub(super) allow_one_way: bool,
+    pub(super) tls: Option<PodTls>,
+    pub(super) accept: Box<dyn Accept>,
+    pub(super) dial: Dial,
+    /// The longest pause between two tries to reach a pod: the discovery interval.
+    pub(super) backoff_most: Duration,
+    /// Where the chance in those pauses comes from.
+    pub(super) seed: u64,
+}
+
+/// Who is at the other end, once the first words are said.
+struct Greeted {
+    pod: PodAddr,
+    /// It has shown that it is one of ours.
+    is_ours: bool,
+    /// It has proven the secret, or need not.
+    carries_peers: bool,
+    expects_answer: bool,
+    /// What came behind its first words.
+    already_read: Vec<u8>,
+}
+
+impl Streams {
+    /// Listens, and dials what is discovered, until [`stop`](Self::stop).
+    pub(super) fn start(
+        config: StreamsConfig,
+        fabric: Arc<dyn Fabric>,
+        discovered: watch::Receiver<Discovered>,
+    ) -> Arc<Self> {
+        let own = config.identity.own.clone();
+        let links = Arc::new(Links::new(own, Arc::clone(&fabric)));
+        let streams = Arc::new(Self {
+            metrics: LinkMetrics::new(&config.meter, &links),
+            identity: config.identity,
+            links,
+            policy: config.policy,
+            fabric,
+            allow_one_way: config.allow_one_way,
+            stop: Drain::default(),
+        });
+        let dial = ServiceBuilder::new()
+            // The whole of it, TLS included.
+            .timeout(DIAL_TIMEOUT)
+            .option_layer(config.tls.clone().map(TlsDialLayer))
+            .service(config.dial);
+        let dialer = Dialer {
+            streams: Arc::clone(&streams),
+            dial: Dial::new(dial),
+            backoff_most: config.backoff_most,
+            seed: config.seed,
+        };
+        tokio::spawn(dialer.run(discovered));
+        tokio::spawn(listen::run(Arc::clone(&streams), config.accept, config.tls));
+        streams
+    }
+
+    /// Closes all streams once what is queued has been written, and waits for that, but not for long.
+    pub(super) async fn stop(&self) {
+        self.stop.start();
+        if timeout(STOP_LIMIT, self.stop.done()).await.is_err() {
+            warn!("streams to other pods did not end in time");
+        }
+    }
+
+    pub(super) fn stop_watch(&self) -> Watch {
+        self.stop.watch()
+    }
+
+    /// The verdict on the payload of a HELLO; refusals are counted.
+    pub(super) fn judge(&self, payload: &[u8]) -> Result<PodAddr, HelloRefusal> {
+        self.identity
+            .judge(payload)
+            .inspect_err(|refusal| self.metrics.hello_refused(*refusal))
+    }
+
+    /// Says HELLO on a stream that this pod dialed, and makes it a link. Waits for the answer, which a stock pod never gives.
+    pub(super) async fn dialed(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        mut stream: PodStream,
+    ) -> Result<Result<Arc<Link>, AlreadyLinked>, GreetError> {
+        let _greeting = self.links.greet(address);
+        let mut hello = self.identity.hello();
+        // Tells one of ours at once that we are, too.
+        hello.extend_from_slice(&PING);
+        let sent = timeout(HELLO_TIMEOUT, async {
+            stream.write.write_all(&hello).await?;
+            stream.write.flush().await
+        });
+        sent.await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(GreetError::Send)?;
+        let mut bytes = Vec::new();
+        let first = timeout(ANSWER_WAIT, first_frame(&mut stream.read, &mut bytes)).await;
+        let greeted = match first {
+            Ok(First::Hello { payload }) => {
+                let payload = split_hello(&mut bytes, payload);
+                let pod = self.judge(&payload).map_err(GreetError::Refused)?;
+                if pod == self.identity.own {
+                    return Err(GreetError::Ourselves);
+                }
+                if pod.0 != address.to_string() {
+                    self.links.set_alias(address, &pod);
+                }
+                Greeted {
+                    pod,
+                    is_ours: true,
+                    carries_peers: true,
+                    expects_answer: false,
+                    already_read: bytes,
+                }
+            }
+            Ok(First::TooLong) => {
+                self.metrics.hello_refused(HelloRefusal::Malformed);
+                return Err(GreetError::Refused(HelloRefusal::Malformed));
+            }
+            Ok(First::Nothing | First::Cut) => return Err(GreetError::Closed),
+            Ok(First::Other) | Err(_) => Greeted {
+                pod: PodAddr(address.to_string()),
+                is_ours: false,
+                carries_peers: self.identity.secrets.is_empty() || self.allow_one_way,
+                expects_answer: true,
+                already_read: bytes,
+            },
+        };
+        Ok(self.adopt(stream, link::Dialer::Us, greeted))
+    }
+
+    /// Waits for the HELLO on a stream that another pod dialed, and makes it a link.
+    pub(super) async fn accepted(self: &Arc<Self>, mut stream: PodStream) {
+        let mut bytes = Vec::new();
+        let refusal = match first_frame(&mut stream.read, &mut bytes).await {
+            First::Hello { payload } => {
+                let payload = split_hello(&mut bytes, payload);
+                match self.identity.judge(&payload) {
+                    Ok(pod) if pod == self.identity.own => {
+                        tracing::debug!("this pod has dialed itself: stream closed");
+                        return;
+                    }
+                    Ok(pod) => {
+                        let greeted = Greeted {
+                            pod,
+                            is_ours: false,
+                            carries_peers: true,
+                            expects_answer: false,
+                            already_read: bytes,
+                        };
+                        // The other end alone knows whether it has dialed twice.
+                        let _ = self.adopt(stream, link::Dialer::Them, greeted);
+                        return;
+                    }
+                    Err(refusal) => refusal,
+                }
+            }
+            First::Nothing => return,
+            First::Other => HelloRefusal::FirstFrameNotHello,
+            First::TooLong | First::Cut => HelloRefusal::Malformed,
+        };
+        self.refuse(stream.remote, refusal);
+    }
+
+    /// Counts and logs a pod, or whatever it was, that dialed in vain.
+    pub(super) fn refuse(&self, remote: Option<SocketAddr>, refusal: HelloRefusal) {
+        self.metrics.hello_refused(refusal);
+        let remote = remote.map(tracing::field::display);
+        warn!(
+            network.peer.address = remote,
+            error.type = refusal.reason(),
+            "pod refused: {refusal}"
+        );
+    }
+
+    fn adopt(
+        self: &Arc<Self>,
+        stream: PodStream,
+        dialer: link::Dialer,
+        greeted: Greeted,
+    ) -> Result<Arc<Link>, AlreadyLinked> {
+        let link = Link::dialed_by(dialer, greeted.pod, &self.policy, greeted.carries_peers);
+        if dialer == link::Dialer::Them {
+            // The answering HELLO is the first thing the other pod reads, and its PONG tells us whose it is.
+            let mut hello = self.identity.hello();
+            hello.extend_from_slice(&PING);
+            link.control(&hello);
+        }
+        if let Some(direct) = stream.direct {
+            link.outbox().set_direct(direct);
+        }
+        let sink = Arc::clone(&self.fabric).link_up(&link);
+        if let Err(already) = self.links.put(&link) {
+            link.abort();
+            sink.down(true);
+            return Err(already);
+        }
+        let mut inlet = Inlet::new(&self.links, &link, sink);
+        if greeted.is_ours {
+            inlet.became_ours();
+        } else if dialer == link::Dialer::Us {
+            info!(
+                relay.pod = link.pod().0,
+                carries_peers = link.carries_peers(),
+                "pod connected: it does not answer HELLO, as stock pods do not"
+            );
+        }
+        self.links.settle(link.pod());
+        let session = Session {
+            streams: Arc::clone(self),
+            link: Arc::clone(&link),
+            reader: FrameReader::new(stream.read, greeted.already_read),
+            inlet,
+            expects_answer: greeted.expects_answer,
+        };
+        tokio::spawn(session.run(stream.write, self.stop.watch()));
+        Ok(link)
+    }
+}

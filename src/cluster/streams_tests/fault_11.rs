@@ -1,0 +1,123 @@
+//! On the reference the dialer never learns who answered. Here the accepting side answers with a HELLO of its own, and a pod that
+//! has not proven the secret carries no peers.
+
+use super::*;
+
+/// The stream that a pod with these options dials, its HELLO read.
+async fn dialed(
+    options: Options,
+) -> (
+    Pod,
+    Raw<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
+) {
+    let network = Network::default();
+    let there: SocketAddr = "10.0.0.2:7090".parse().unwrap();
+    let mut accept = network.listen(there);
+    let pod = network.pod("10.0.0.1:7090", options);
+    pod.discovers(&[there]);
+    let stream = within(accept.0.recv()).await.unwrap();
+    let mut raw = Raw(tokio::io::join(stream.read, stream.write));
+    raw.expect(FrameType::Hello).await;
+    (pod, raw)
+}
+
+fn with_secret(allow_one_way: bool) -> Options {
+    Options {
+        secrets: vec!["new", "old"],
+        allow_one_way,
+        ..Options::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_11_a_pod_that_proves_the_secret_carries_peers() {
+    for secret in ["new", "old"] {
+        let (mut pod, mut raw) = dialed(with_secret(false)).await;
+        raw.hello("10.0.0.2:7090", secret).await;
+        pod.until(is_ours).await;
+        let link = pod.link().await;
+        assert!(link.is_ours() && link.carries_peers());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_11_a_pod_that_does_not_answer_carries_none_unless_it_is_allowed() {
+    for (options, carries_peers) in [
+        (with_secret(false), false),
+        (with_secret(true), true),
+        (Options::default(), true),
+    ] {
+        let (pod, _raw) = dialed(options).await;
+        let link = pod.link().await;
+        assert!(!link.is_ours());
+        assert_eq!(link.carries_peers(), carries_peers);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_11_a_late_answer_counts() {
+    let (mut pod, mut raw) = dialed(with_secret(false)).await;
+    assert!(!pod.link().await.carries_peers());
+    raw.hello("10.0.0.2:7090", "new").await;
+    pod.until(is_ours).await;
+    assert!(pod.link().await.carries_peers());
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_11_a_wrong_answer_is_refused_and_counted() {
+    let (pod, mut raw) = dialed(with_secret(false)).await;
+    raw.hello("10.0.0.2:7090", "wrong").await;
+    while within(raw.frame()).await.is_some() {}
+    assert_eq!(pod.rejects(HelloRefusal::HmacMismatch), 1.0);
+    assert_eq!(pod.streams.links.len(), 0);
+    let (pod, mut raw) = dialed(with_secret(false)).await;
+    raw.hello("10.0.0.2:7090", "").await;
+    while within(raw.frame()).await.is_some() {}
+    assert_eq!(pod.rejects(HelloRefusal::UnsignedButRequired), 1.0);
+    // Late, it is as wrong.
+    let (mut pod, mut raw) = dialed(with_secret(true)).await;
+    assert!(pod.link().await.carries_peers());
+    raw.hello("10.0.0.2:7090", "wrong").await;
+    pod.until(|told| matches!(told, Told::Down(_, false))).await;
+    assert_eq!(pod.rejects(HelloRefusal::HmacMismatch), 1.0);
+}
+
+/// What we said ourselves proves nothing when it comes back.
+#[tokio::test(start_paused = true)]
+async fn fault_11_our_own_hello_is_no_proof() {
+    let (pod, mut raw) = dialed(with_secret(false)).await;
+    raw.hello("10.0.0.1:7090", "new").await;
+    while within(raw.frame()).await.is_some() {}
+    assert_eq!(pod.streams.links.len(), 0);
+}
+
+#[tokio::test]
+async fn fault_11_two_pods_know_each_other_whoever_dialed() {
+    let mut one = Pod::tcp(with_secret(false)).await;
+    let mut two = Pod::tcp(with_secret(false)).await;
+    one.discovers(&[two.address]);
+    one.until(is_ours).await;
+    two.until(is_ours).await;
+    for pod in [&one, &two] {
+        let link = pod.link().await;
+        assert!(link.is_ours() && link.carries_peers());
+        assert_eq!(pod.metric("relay_cluster_streams"), 1.0);
+    }
+}
+
+/// A pod is known by what it announces, and is not dialed a second time under another address.
+#[tokio::test]
+async fn fault_11_a_pod_is_known_by_the_address_that_it_announces() {
+    let announced: SocketAddr = "10.9.9.9:7090".parse().unwrap();
+    let two = Pod::tcp(Options {
+        announces: Some(announced),
+        ..Options::default()
+    })
+    .await;
+    let mut one = Pod::tcp(Options::default()).await;
+    one.discovers(&[two.address]);
+    one.until(is_ours).await;
+    assert_eq!(one.link().await.pod().0, announced.to_string());
+    assert!(one.streams.links.is_linked(two.address));
+    assert!(one.streams.links.is_linked(announced));
+}

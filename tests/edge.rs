@@ -6,5 +6,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "edge/http.rs"]
+mod http;
 #[path = "edge/limits.rs"]
 mod limits;

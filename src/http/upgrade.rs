@@ -7,8 +7,8 @@ use axum::extract::ConnectInfo;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{
-    ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method, StatusCode, Version};
 use hyper::ext::Protocol;
@@ -32,7 +32,10 @@ use crate::transport::ws::{Stream, Upgraded};
 pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
     let accepted = match check(&request) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => {
+            relay.instruments().handshake_refused(refusal.reason());
+            return refusal.into_response();
+        }
     };
     if relay.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "relay is shutting down\n").into_response();
@@ -192,6 +195,8 @@ fn unwrap_as<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 /// Why a request is no WebSocket upgrade that we take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
+    Host,
+    Body,
     Method,
     NotAnUpgrade,
     NotExtendedConnect,
@@ -199,10 +204,35 @@ enum Refusal {
     Key,
 }
 
+impl Refusal {
+    /// The label of `relay_handshake_refusals_total`.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Host => "http_host",
+            Self::Body => "http_body",
+            Self::Method => "http_method",
+            Self::NotAnUpgrade => "http_not_an_upgrade",
+            Self::NotExtendedConnect => "http_not_extended_connect",
+            Self::WebSocketVersion => "http_websocket_version",
+            Self::Key => "http_websocket_key",
+        }
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let websocket = (UPGRADE, HeaderValue::from_static("websocket"));
         match self {
+            Self::Host => (
+                StatusCode::BAD_REQUEST,
+                "expected one header 'Host'\n",
+            )
+                .into_response(),
+            Self::Body => (
+                StatusCode::BAD_REQUEST,
+                "a WebSocket upgrade has no body\n",
+            )
+                .into_response(),
             Self::Method => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 [(ALLOW, HeaderValue::from_static("GET"))],
@@ -263,6 +293,10 @@ fn check(request: &Request) -> Result<Accepted, Refusal> {
         return Err(Refusal::Method);
     }
     let headers = request.headers();
+    // Whoever sits in front may have taken another of several for the one that counts (RFC 9112, section 3.2).
+    if request.version() == Version::HTTP_11 && headers.get_all(HOST).iter().count() != 1 {
+        return Err(Refusal::Host);
+    }
     if request.version() < Version::HTTP_11
         || !has_token(headers, &CONNECTION, "upgrade")
         || !has_token(headers, &UPGRADE, "websocket")
@@ -270,6 +304,15 @@ fn check(request: &Request) -> Result<Accepted, Refusal> {
         return Err(Refusal::NotAnUpgrade);
     }
     check_version(headers)?;
+    // What one of us takes for a body, the other would take for messages (RFC 9112, section 11.2).
+    if headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get_all(CONTENT_LENGTH)
+            .iter()
+            .any(|length| length != "0")
+    {
+        return Err(Refusal::Body);
+    }
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
         (Some(key), None) if is_key(key.as_bytes()) => {
@@ -329,6 +372,7 @@ mod tests {
     fn request(change: impl FnOnce(&mut Request)) -> Request {
         let mut request = Request::builder()
             .uri("/relay")
+            .header("Host", "relay.example.com")
             .header("Connection", "keep-alive, Upgrade")
             .header("Upgrade", "WebSocket")
             .header("Sec-WebSocket-Version", "13")
@@ -356,7 +400,7 @@ mod tests {
         fn remove(request: &mut Request, name: &'static str) {
             request.headers_mut().remove(name);
         }
-        let cases: [(Change, Refusal, u16); 12] = [
+        let cases: [(Change, Refusal, u16); 16] = [
             (
                 |r| *r.version_mut() = Version::HTTP_2,
                 Refusal::NotExtendedConnect,
@@ -382,6 +426,20 @@ mod tests {
                 },
                 Refusal::WebSocketVersion,
                 426,
+            ),
+            (|r| remove(r, "host"), Refusal::Host, 400),
+            (
+                |r| {
+                    r.headers_mut().append(HOST, HeaderValue::from_static("b"));
+                },
+                Refusal::Host,
+                400,
+            ),
+            (|r| set(r, "content-length", "5"), Refusal::Body, 400),
+            (
+                |r| set(r, "transfer-encoding", "chunked"),
+                Refusal::Body,
+                400,
             ),
             (|r| *r.method_mut() = Method::POST, Refusal::Method, 405),
             (

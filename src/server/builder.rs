@@ -4,20 +4,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::listener;
 use super::quic::{self, QuicListener};
 use super::tls::TlsLayer;
+use super::{admin, listener};
 use crate::http::{Readiness, health_router, metrics_router};
 use crate::proxies::ProxyProtocol;
 use crate::relay::Relay;
-use crate::stack::drain::{Drain, Watch};
+use crate::stack::drain::Drain;
 use crate::stun;
 use crate::systemd::Inherited;
 use crate::telemetry::prometheus::PrometheusMetrics;
@@ -367,7 +366,7 @@ impl Server {
             certificates.observe(relay.instruments().meter());
             TlsLayer::new(certificates, &relay)
         });
-        let mut admin = JoinSet::new();
+        let mut admins = JoinSet::new();
         if let Some(listener) = self.health {
             let router = health_router(
                 &relay,
@@ -376,11 +375,16 @@ impl Server {
                 self.tls.as_ref(),
                 self.quic.is_some(),
             );
-            admin.spawn(serve_admin("health", listener, router, stop_admin.watch()));
+            admins.spawn(admin::serve("health", listener, router, stop_admin.watch()));
         }
         if let Some((listener, metrics)) = self.metrics {
             let router = metrics_router(metrics);
-            admin.spawn(serve_admin("metrics", listener, router, stop_admin.watch()));
+            admins.spawn(admin::serve(
+                "metrics",
+                listener,
+                router,
+                stop_admin.watch(),
+            ));
         }
         // Dropped at the first word of the end, and the sockets with it.
         let mut stun = JoinSet::new();
@@ -419,18 +423,9 @@ impl Server {
         tokio::join!(peers, quic, life);
         // A probe that keeps its connection open does not hold up the end.
         let _ = timeout(ADMIN_LINGER, async {
-            while admin.join_next().await.is_some() {}
+            while admins.join_next().await.is_some() {}
         })
         .await;
         info!("stopped");
-    }
-}
-
-async fn serve_admin(what: &'static str, listener: TcpListener, router: Router, mut stop: Watch) {
-    let served = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { stop.started().await })
-        .await;
-    if let Err(error) = served {
-        warn!(what, %error, "listener failed");
     }
 }

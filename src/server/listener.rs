@@ -38,7 +38,7 @@ const BACKLOG: i32 = 4096;
 pub(super) const REQUEST_HEAD_MAX: usize = 16 * 1024;
 
 /// How long to wait when the process has no file descriptor left, or the kernel no memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket; IPv6's unspecified address serves IPv4, too.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -124,7 +124,7 @@ pub(super) async fn serve(
     }
 }
 
-fn is_transient(error: &io::Error) -> bool {
+pub(super) fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -239,7 +239,9 @@ async fn serve_http<S: PeerStream>(
     match timeout_at(deadline, served).await {
         Ok(Ok(several)) => several,
         Ok(Err(error)) => {
-            debug!(client.address = %client, %error, "no upgrade");
+            let reason = http_reason(&error);
+            relay.instruments().handshake_refused(reason);
+            debug!(client.address = %client, error.type = reason, %error, "no upgrade");
             None
         }
         Err(_) => {
@@ -262,6 +264,17 @@ enum Http {
     One,
     /// 2.
     Two,
+}
+
+/// Why hyper gave a connection up: it has answered 400 or 431 then, if there was anybody to answer.
+fn http_reason(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        "http_head_too_large"
+    } else if error.is_parse() {
+        "http_malformed"
+    } else {
+        "http_connection_lost"
+    }
 }
 
 /// What HTTP runs over.

@@ -2,6 +2,7 @@
 //!
 //! Knows addresses, sockets and signals; never the format of a message.
 
+mod admin;
 mod builder;
 mod http2;
 mod listener;

@@ -10,3 +10,7 @@ mod support;
 mod http;
 #[path = "edge/limits.rs"]
 mod limits;
+#[path = "edge/slow.rs"]
+mod slow;
+#[path = "edge/storm.rs"]
+mod storm;

@@ -86,7 +86,10 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         warmup: *matches
             .get_one::<Duration>("warmup")
             .expect("has a default"),
-        peers: one("peers"),
+        peers: matches
+            .get_one::<usize>("peers")
+            .copied()
+            .unwrap_or(defaults.peers),
         concurrency: matches
             .get_one::<usize>("concurrency")
             .copied()
@@ -125,7 +128,7 @@ pub fn command() -> Command {
                 .value_name("LOAD")
                 .default_value(Load::Flow.name())
                 .value_parser(PossibleValuesParser::new(Load::ALL.map(Load::name)))
-                .help("flow: a window in flight; paced: a rate; flood: all it takes; idle; churn; stall: one receiver never reads; fair: one sender floods a slow receiver"),
+                .help("flow: a window in flight; paced: a rate; flood: all it takes; idle; churn; stall: one receiver never reads; storm: strangers attempt handshakes; fair: one sender floods a slow receiver"),
         )
         .arg(
             Arg::new("address")
@@ -181,7 +184,7 @@ pub fn command() -> Command {
                 .value_name("N")
                 .default_value("200")
                 .value_parser(value_parser!(f64))
-                .help("paced, stall: messages a second and pair; fair: and modest sender"),
+                .help("paced, stall, storm: messages a second and pair; fair: and modest sender"),
         )
         .arg(
             Arg::new("receive-rate")
@@ -200,7 +203,13 @@ pub fn command() -> Command {
         .arg(seconds("ramp-up", "0").help("Over how long the connections are made"))
         .arg(seconds("duration", "10").short('d').help("How long is measured"))
         .arg(seconds("warmup", "1").help("How long the load runs before that"))
-        .arg(number("peers", "1000", "idle: peers connected"))
+        .arg(
+            Arg::new("peers")
+                .long("peers")
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .help("idle: peers connected; storm: handshakes attempted [default: 10000 for storm, else 1000]"),
+        )
         .arg(
             Arg::new("concurrency")
                 .long("concurrency")

@@ -24,6 +24,7 @@ mod progress;
 mod report;
 mod scan;
 mod stall;
+mod storm;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -42,6 +43,7 @@ pub use fair::Fairness;
 pub use options::{Load, Settings, Target};
 pub use process::{Account, Process};
 pub use report::{Latency, Report};
+pub use storm::Storm;
 
 use path::Path;
 
@@ -82,6 +84,7 @@ pub fn execute(settings: &Settings) -> Result<Report, LoadError> {
             Load::Idle => idle::run(settings, &path).await,
             Load::Churn => churn::run(settings, &path).await,
             Load::Stall => stall::run(settings, &path).await,
+            Load::Storm => storm::run(settings, &path).await,
             Load::Fair => fair::run(settings, &path).await,
         }
     })

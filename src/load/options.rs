@@ -28,19 +28,22 @@ pub enum Load {
     Churn,
     /// One receiver never reads; latency of the others, with and without it.
     Stall,
+    /// Strangers attempt handshakes; latency of the peers, with and without them.
+    Storm,
     /// One sender floods a receiver that reads slowly, others send at a modest rate: who gets what.
     Fair,
 }
 
 impl Load {
     /// All loads, in the order in which the help lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Flow,
         Self::Paced,
         Self::Flood,
         Self::Idle,
         Self::Churn,
         Self::Stall,
+        Self::Storm,
         Self::Fair,
     ];
 
@@ -53,6 +56,7 @@ impl Load {
             Self::Idle => "idle",
             Self::Churn => "churn",
             Self::Stall => "stall",
+            Self::Storm => "storm",
             Self::Fair => "fair",
         }
     }
@@ -152,7 +156,7 @@ impl Settings {
             ramp_up: Duration::ZERO,
             duration: Duration::from_secs(10),
             warmup: Duration::from_secs(1),
-            peers: 1000,
+            peers: if load == Load::Storm { 10_000 } else { 1000 },
             concurrency: if load == Load::Churn { 1 } else { 64 },
             pid: None,
             source_addresses: 0,
@@ -217,10 +221,10 @@ impl Settings {
             "--source-addresses must be 254 at most".to_owned(),
         );
         refuse(
-            matches!(self.load, Load::Stall | Load::Fair)
+            matches!(self.load, Load::Stall | Load::Storm | Load::Fair)
                 && matches!(self.target, Target::Proxy { .. }),
             format!(
-                "the {} load needs a relay: a TCP proxy has one receiver a sender",
+                "the {} load needs a relay: a TCP proxy has one receiver a sender and no handshake",
                 self.load.name()
             ),
         );

@@ -96,6 +96,7 @@ impl Path {
         let connections = match settings.load {
             Load::Idle => settings.peers,
             Load::Churn => settings.concurrency,
+            Load::Storm => 2 * settings.pairs + settings.peers,
             Load::Flow | Load::Paced | Load::Flood | Load::Stall | Load::Fair => {
                 2 * settings.pairs + 2
             }

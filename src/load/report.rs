@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::fair::Fairness;
 use super::measure::Measured;
 use super::options::{Load, Settings};
+use super::storm::Storm;
 
 /// One-way latencies, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -116,12 +117,18 @@ pub struct Report {
     /// What each class of senders got (`fair`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fair: Option<Fairness>,
-    /// One-way latency (`paced`; `stall`: of the other receivers while one is stalled).
+    /// One-way latency (`paced`; `stall`: of the other receivers while one is stalled; `storm`: during it).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
     /// `stall`: the same while all receivers read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_unstalled: Option<Latency>,
+    /// `storm`: the same in calm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_calm: Option<Latency>,
+    /// What became of the strangers' handshakes (`storm`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storm: Option<Storm>,
     /// Connections made and closed (`churn`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connects: Option<u64>,
@@ -182,7 +189,8 @@ impl Report {
             size: Some(settings.size as u64),
             batch: Some(settings.batch as u64),
             window: (settings.load == Load::Flow).then_some(settings.window),
-            rate: matches!(settings.load, Load::Paced | Load::Stall).then_some(settings.rate),
+            rate: matches!(settings.load, Load::Paced | Load::Stall | Load::Storm)
+                .then_some(settings.rate),
             messages: Some(measured.messages),
             messages_per_second: Some(measured.messages as f64 / seconds),
             bits_per_second: Some(measured.payload_bytes as f64 * 8.0 / seconds),
@@ -277,9 +285,20 @@ impl Report {
         }
         let alone = if self.latency_unstalled.is_some() {
             "latency us, one stalled"
+        } else if self.storm.is_some() {
+            "latency us, storm"
         } else {
             "latency us, one way"
         };
+        if let Some(storm) = self.storm {
+            row("handshakes attempted", Some(grouped(storm.attempted)));
+            row("not even connected", Some(grouped(storm.unconnected)));
+            row("ended by the relay", Some(grouped(storm.ended)));
+        }
+        row(
+            "latency us, calm",
+            self.latency_calm.map(|latency| latency.to_string()),
+        );
         row(
             "latency us, all read",
             self.latency_unstalled.map(|latency| latency.to_string()),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 
-use super::Certificates;
+use super::{Certificates, records};
 
 /// The configuration of a listener for WebSocket over TLS 1.2 and 1.3 that offers the protocols `alpn`, best first. A client
 /// that asks for none of them by ALPN is refused, as RFC 7301 wants it; one that does not speak ALPN is let in.
@@ -18,7 +18,7 @@ use super::Certificates;
 /// If the system has no randomness to make keys of.
 #[must_use]
 pub fn server_config(certificates: &Certificates, alpn: &[&[u8]]) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(records::provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .expect("the provider has ciphers for both versions")
         .with_no_client_auth()

@@ -9,6 +9,7 @@
 mod acme;
 mod config;
 mod files;
+mod records;
 mod store;
 
 pub use acme::{Acme, AcmeError, AcmeSettings, Challenge, LETS_ENCRYPT, StorageError, read_roots};

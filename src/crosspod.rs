@@ -1,9 +1,12 @@
 //! The seam between the relay and whatever carries messages to other pods. Neither side sees the other's types.
 //!
-//! The relay asks [`CrossPod`] to forward what is for nobody here, and [`Locate`] where a peer is; the fabric hands what
-//! arrives from other pods to [`LocalPeers`]. Without a fabric, a message for a peer that is not here is dropped and counted.
+//! The relay asks [`CrossPod`] to forward what is for nobody here, and [`Locate`] where a peer is; it tells a [`Directory`] who comes
+//! and goes here, and asks it who is online elsewhere. The fabric hands what arrives from other pods to [`LocalPeers`], through one
+//! [`Courier`] a stream, and says there when a peer has moved. Without a fabric, a message for a peer that is not here is
+//! dropped and counted.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tower::util::BoxCloneSyncService;
@@ -24,8 +27,11 @@ pub struct Forward<'a> {
 /// What became of a [`Forward`]. It is an admission, not a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
-    /// It is in the queue of the stream to the pod that has the peer.
+    /// It is on its way to the pod that has the peer; the relay counts it as forwarded.
     Sent,
+    /// It is in the queue of the stream to the pod that has the peer; the fabric counts it as forwarded when it has been written, or
+    /// as dropped.
+    Queued,
     /// It waits, in order, until the peer's pod is known; the fabric counts what becomes of it.
     Held,
     /// It was dropped.
@@ -36,6 +42,9 @@ pub enum Forwarded {
 pub trait CrossPod: Send + Sync {
     /// Takes one message; answers at once and never waits.
     fn forward(&mut self, message: Forward<'_>) -> Forwarded;
+
+    /// The end of a batch: what was taken may go out now.
+    fn flush(&mut self) {}
 
     /// A clone for another connection.
     fn fork(&self) -> Box<dyn CrossPod>;
@@ -94,6 +103,45 @@ where
     }
 }
 
+/// Where a peer is connected, as far as a [`Directory`] knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To this pod.
+    Here,
+    /// To another pod, or it was a moment ago and may well be back: it counts as online.
+    Elsewhere,
+    /// To no pod.
+    Nowhere,
+}
+
+/// Who is connected where, in all pods. The relay tells it what happens here.
+///
+/// `registered`, `ended` and `place` are called under the lock that orders presence, so that what the directory tells other
+/// pods has the order of the changes. They must not wait, and must not call [`LocalPeers::place_changed`].
+pub trait Directory: Send + Sync {
+    /// A peer has connected to this pod, for the first time or anew.
+    fn registered(&self, peer: &PeerId);
+
+    /// A peer is not connected to this pod any more.
+    fn ended(&self, peer: &PeerId);
+
+    /// Where the peer is.
+    fn place(&self, peer: &PeerId) -> Place;
+
+    /// Somebody here waits for these peers, which are nowhere as far as this directory knows. It may ask around, and tells what it
+    /// finds out with [`LocalPeers::place_changed`].
+    fn watched(&self, peers: &[PeerId]);
+
+    /// From now on this pod lets its peers go: they are expected on other pods in a moment.
+    fn draining(&self);
+}
+
+impl fmt::Debug for dyn Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Directory")
+    }
+}
+
 /// The peers of this pod, as the fabric sees them.
 pub trait LocalPeers: Send + Sync {
     /// Queues a transport message that another pod forwarded, as it is: its sender stamped it.
@@ -104,6 +152,41 @@ pub trait LocalPeers: Send + Sync {
 
     /// Whether the peer is connected to this pod.
     fn has_peer(&self, peer: &PeerId) -> bool;
+
+    /// Delivers what one stream brings. It remembers the last few receivers, so that a flow costs no look-up.
+    fn courier(self: Arc<Self>) -> Box<dyn Courier>;
+
+    /// What [`Directory::place`] says of this peer has changed, or a newer registration has taken the place of an older. Looks
+    /// there, ends the connection that the peer has here if it is elsewhere by now, and tells those who watch the peer. No lock
+    /// that the directory needs may be held.
+    fn place_changed(&self, peer: &PeerId);
+
+    /// Whether somebody here is subscribed to the peer.
+    fn is_watched(&self, peer: &PeerId) -> bool;
+}
+
+impl fmt::Debug for dyn LocalPeers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LocalPeers")
+    }
+}
+
+/// Delivers the messages of one stream from another pod.
+pub trait Courier: Send {
+    /// As [`LocalPeers::deliver`]; the message goes out with the next [`Courier::flush`], and what is counted is counted then.
+    ///
+    /// # Errors
+    /// As [`LocalPeers::deliver`].
+    fn deliver(&mut self, destination: &PeerId, message: &[u8]) -> Result<(), DeliverError>;
+
+    /// The end of a batch.
+    fn flush(&mut self);
+}
+
+impl fmt::Debug for dyn Courier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Courier")
+    }
 }
 
 /// Why a forwarded message was not queued for its peer.

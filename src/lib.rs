@@ -35,7 +35,7 @@ pub mod time;
 pub mod tls;
 pub mod transport;
 
-pub use relay::{BuildError, Peer, Peers, Relay, RelayBuilder};
+pub use relay::{AlreadyJoined, BuildError, Peer, Peers, Relay, RelayBuilder};
 pub use server::{Server, ServerBuilder};
 
 /// The README's program is compiled, so that it stays true.

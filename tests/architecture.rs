@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("outbox", &["buffers", "ticks"]),
     ("transport", &["outbox", "buffers"]),
     ("proxies", &["transport"]),
-    ("routing", &["outbox", "transport"]),
+    ("routing", &["outbox", "transport", "crosspod"]),
     (
         "peer",
         &[

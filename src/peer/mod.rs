@@ -14,8 +14,8 @@ mod peer_loop;
 mod stack;
 mod tally;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ pub use error::HandshakeError;
 pub use hello::{Hello, HelloLayer};
 pub(crate) use peer_loop::say_goodbye;
 pub(crate) use stack::accept;
+pub(crate) use tally::Tally;
 
 use crate::auth::DynValidator;
 use crate::crosspod::{CrossPod, Locate};
@@ -66,7 +67,8 @@ pub(crate) struct Shared {
     pub(crate) ticks: Ticks,
     pub(crate) drain: Drain,
     pub(crate) handshakes: Arc<Semaphore>,
-    pub(crate) cross_pod: Option<Box<dyn CrossPod>>,
+    /// Set when the relay is built, or when it joins a cluster.
+    pub(crate) cross_pod: OnceLock<Box<dyn CrossPod>>,
     pub(crate) locate: Option<Locate>,
     /// The whole *auth response* message.
     pub(crate) auth_response: Vec<u8>,

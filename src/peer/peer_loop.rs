@@ -103,9 +103,10 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     });
 
     let mut this = Loop {
-        cross_pod: shared.cross_pod.as_ref().map(|fabric| fabric.fork()),
+        cross_pod: None,
         health: HealthCheck::new(shared.health_check_threshold),
         memo: RouteMemo::default(),
+        unflushed: false,
         warned: false,
         tally: Tally::default(),
         member,
@@ -175,7 +176,10 @@ struct Loop {
     shared: Arc<Shared>,
     member: Member,
     memo: RouteMemo,
+    /// Forked at the first message for a peer that is not here: most peers never need it.
     cross_pod: Option<Box<dyn CrossPod>>,
+    /// Whether the fabric has been given something in this batch.
+    unflushed: bool,
     health: HealthCheck,
     /// Whether this peer's misbehaviour has been told once: it decides how often, and must not fill the log.
     warned: bool,
@@ -188,6 +192,11 @@ impl Loop {
         loop {
             let ended = self.batch(reader);
             self.memo.flush();
+            if std::mem::take(&mut self.unflushed)
+                && let Some(fabric) = &mut self.cross_pod
+            {
+                fabric.flush();
+            }
             self.tally.flush(&self.shared.counters);
             if let Some(reason) = ended {
                 return reason;
@@ -313,16 +322,20 @@ impl Loop {
     /// For a peer that is not here.
     #[cold]
     fn elsewhere(&mut self, destination: PeerId, message: &[u8]) {
+        if self.cross_pod.is_none() {
+            self.cross_pod = self.shared.cross_pod.get().map(|fabric| fabric.fork());
+        }
         let Some(fabric) = &mut self.cross_pod else {
             debug!(relay.peer.id = %self.member.registration.peer(), relay.destination.id = %destination, "message dropped: no such peer");
             return self.tally.drop(DropReason::NoSuchPeer);
         };
+        self.unflushed = true;
         match fabric.forward(Forward {
             destination,
             message,
         }) {
             Forwarded::Sent => self.tally.forwarded += 1,
-            Forwarded::Held => {}
+            Forwarded::Queued | Forwarded::Held => {}
             Forwarded::Dropped(reason) => {
                 debug!(relay.peer.id = %self.member.registration.peer(), relay.destination.id = %destination, relay.drop.reason = reason.reason(), "message dropped by the fabric");
                 self.tally.drop(reason);

@@ -1,7 +1,7 @@
 //! What a relay is told before it starts, checked as a whole.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opentelemetry::metrics::{Meter, MeterProvider};
@@ -271,7 +271,7 @@ impl RelayBuilder {
             ticks,
             drain: Drain::default(),
             handshakes: Arc::new(Semaphore::new(self.max_handshakes)),
-            cross_pod: self.cross_pod,
+            cross_pod: self.cross_pod.map_or_else(OnceLock::new, OnceLock::from),
             locate: self.locate,
             auth_response,
             health_check_threshold: self.health_check_threshold,

@@ -12,7 +12,7 @@ pub use builder::{BuildError, PEER_QUEUE_MIN, RelayBuilder};
 pub use peers::{Peer, Peers};
 
 use crate::admission::Admission;
-use crate::crosspod::LocalPeers;
+use crate::crosspod::{CrossPod, Directory, LocalPeers};
 use crate::peer::{self, Closed, HandshakeError, Incoming, Shared};
 use crate::proto::InstanceUrl;
 use crate::proxies::TrustedProxies;
@@ -26,6 +26,11 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A peer that sent something within this time is active (operations.md, *Metrics*).
 const ACTIVE: Duration = Duration::from_secs(30);
+
+/// A relay is part of one cluster at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("relay has joined a cluster already")]
+pub struct AlreadyJoined;
 
 /// A relay without listeners. Clones are handles to the same relay.
 #[derive(Debug, Clone)]
@@ -104,6 +109,27 @@ impl Relay {
     #[must_use]
     pub fn local_peers(&self) -> Arc<dyn LocalPeers> {
         Arc::clone(&self.shared) as Arc<dyn LocalPeers>
+    }
+
+    /// Makes this relay one of several: messages for peers that are not here go to `cross_pod`, unless the builder was given one, and
+    /// presence is that of all pods. A fabric that needs this relay's handles to be built joins it so. Peers that are connected already
+    /// are told to the directory.
+    ///
+    /// # Errors
+    /// If it has joined already.
+    pub fn join(
+        &self,
+        cross_pod: Box<dyn CrossPod>,
+        directory: Arc<dyn Directory>,
+    ) -> Result<(), AlreadyJoined> {
+        // The directory first: whoever can send to other pods is known to them.
+        if !self.shared.presence.join(Arc::clone(&directory)) {
+            return Err(AlreadyJoined);
+        }
+        self.shared
+            .cross_pod
+            .set(cross_pod)
+            .map_err(|_| AlreadyJoined)
     }
 
     /// Whether a shutdown has begun.

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::crosspod::{DeliverError, LocalPeers};
-use crate::peer::Shared;
+use tracing::info;
+
+use crate::crosspod::{Courier, DeliverError, LocalPeers};
+use crate::peer::{Shared, Tally};
 use crate::proto::PeerId;
 use crate::proto::limits::{MESSAGE_MAX, TRANSPORT_HEADER_LEN};
 use crate::proto::peer::{CLOSE, MessageType, message_type};
-use crate::routing::{EndReason, Registration};
+use crate::routing::{EndReason, Registration, RouteMemo};
 use crate::telemetry::counters::{Counters, DropReason};
 use crate::transport::{RemoteAddr, TransportKind};
 
@@ -114,14 +116,17 @@ impl fmt::Display for Peer {
     }
 }
 
+fn is_transport(message: &[u8]) -> bool {
+    (TRANSPORT_HEADER_LEN..=MESSAGE_MAX).contains(&message.len())
+        && message_type(message) == Ok(MessageType::Transport)
+}
+
 fn deliver(
     registration: &Registration,
     counters: &Counters,
     message: &[u8],
 ) -> Result<(), DeliverError> {
-    if !(TRANSPORT_HEADER_LEN..=MESSAGE_MAX).contains(&message.len())
-        || message_type(message) != Ok(MessageType::Transport)
-    {
+    if !is_transport(message) {
         counters.dropped(DropReason::Malformed, 1);
         return Err(DeliverError::Malformed);
     }
@@ -144,5 +149,67 @@ impl LocalPeers for Shared {
 
     fn has_peer(&self, peer: &PeerId) -> bool {
         self.registry.contains(peer)
+    }
+
+    fn courier(self: Arc<Self>) -> Box<dyn Courier> {
+        Box::new(StreamCourier {
+            shared: self,
+            memo: RouteMemo::default(),
+            tally: Tally::default(),
+        })
+    }
+
+    fn place_changed(&self, peer: &PeerId) {
+        if let Some(old) = self.presence.place_changed(peer) {
+            self.instruments.taken_over_by_pod();
+            info!(
+                relay.peer.id = %peer, client.address = %old.remote(),
+                "peer connected to another pod, which took over its connection here"
+            );
+        }
+    }
+
+    fn is_watched(&self, peer: &PeerId) -> bool {
+        self.presence.is_watched(peer)
+    }
+}
+
+/// What one stream from another pod brings, to the peers it is for.
+struct StreamCourier {
+    shared: Arc<Shared>,
+    memo: RouteMemo,
+    tally: Tally,
+}
+
+impl Courier for StreamCourier {
+    fn deliver(&mut self, destination: &PeerId, message: &[u8]) -> Result<(), DeliverError> {
+        self.tally.from_pods += 1;
+        if !is_transport(message) {
+            self.tally.drop(DropReason::Malformed);
+            return Err(DeliverError::Malformed);
+        }
+        let refused = |tally: &mut Tally, reason| {
+            tally.drop(reason);
+            Err(DeliverError::Refused(reason))
+        };
+        // The second turn is for a receiver that was taken over between the look-up and the push.
+        for _ in 0..2 {
+            let receiver = self
+                .memo
+                .route(&self.shared.registry, destination)
+                .ok_or(DeliverError::LocalPeerGone)?;
+            match receiver.outbox().push(message) {
+                Ok(()) => return Ok(()),
+                Err(DropReason::ReceiverClosed) if !receiver.is_current() => {}
+                Err(reason) => return refused(&mut self.tally, reason),
+            }
+        }
+        refused(&mut self.tally, DropReason::ReceiverClosed)
+    }
+
+    fn flush(&mut self) {
+        self.memo.flush();
+        self.tally.flush(&self.shared.counters);
+        self.memo.release();
     }
 }

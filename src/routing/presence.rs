@@ -3,14 +3,18 @@
 //! One lock orders all changes: a registration and the notices about it happen under it, and so does the answer to a
 //! subscription. Hence the notices about one ID enter each subscriber's outbox in the order of the changes, and the last one a
 //! client holds is the truth. Connections come and go some thousand times a second at most; the message path never comes here.
+//!
+//! A peer is online when it is connected to any pod. What happens on other pods is not told as events, which could overtake
+//! each other: whoever learns of a change has this room look at what is true by now, under the lock.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::registration::{EndReason, Registration};
 use super::registry::Registry;
+use crate::crosspod::{Directory, Place};
 use crate::proto::PeerId;
 use crate::proto::limits::{HEADER_LEN, PEER_ID_LEN};
 use crate::proto::peer::{self, MessageType};
@@ -45,7 +49,15 @@ impl Subscriptions {
     }
 }
 
-type Watchers = HashMap<PeerId, HashMap<u64, Watch>>;
+/// Those who are interested in one ID.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Whether the peer was online when this was last looked at: what the last notice says, or would say.
+    online: bool,
+    watches: HashMap<u64, Watch>,
+}
+
+type Watchers = HashMap<PeerId, Watched>;
 
 /// Registrations and the subscriptions to them.
 #[derive(Debug)]
@@ -53,6 +65,8 @@ pub struct Presence {
     registry: Arc<Registry>,
     watchers: Mutex<Watchers>,
     counters: Arc<Counters>,
+    /// Who is on other pods, if there are any.
+    directory: OnceLock<Arc<dyn Directory>>,
 }
 
 impl Presence {
@@ -63,7 +77,34 @@ impl Presence {
             registry,
             watchers: Mutex::default(),
             counters,
+            directory: OnceLock::new(),
         }
+    }
+
+    /// Presence is that of all pods from now on; false if it was so already, with another directory.
+    pub fn join(&self, directory: Arc<dyn Directory>) -> bool {
+        let watchers = self.watchers.lock();
+        if self.directory.set(Arc::clone(&directory)).is_err() {
+            return false;
+        }
+        self.registry
+            .for_each(|registration| directory.registered(registration.peer()));
+        let unknown: Vec<PeerId> = watchers
+            .iter()
+            .filter_map(|(id, watched)| (!watched.online).then_some(*id))
+            .collect();
+        drop(watchers);
+        directory.watched(&unknown);
+        true
+    }
+
+    /// Whether a peer is connected to any pod.
+    fn is_online(&self, peer: &PeerId) -> bool {
+        self.registry.contains(peer)
+            || self
+                .directory
+                .get()
+                .is_some_and(|directory| directory.place(peer) != Place::Nowhere)
     }
 
     /// Makes `registration` reachable and tells those who wait for its peer. Returns the older connection of the same peer,
@@ -71,14 +112,10 @@ impl Presence {
     pub fn register(&self, registration: &Arc<Registration>) -> Option<Arc<Registration>> {
         let mut watchers = self.watchers.lock();
         let old = self.registry.insert(Arc::clone(registration));
-        if let Some(watches) = watchers.get_mut(registration.peer()) {
-            let notice = notice(MessageType::PeersOnline, registration.peer());
-            for watch in watches.values_mut() {
-                if std::mem::take(&mut watch.armed) {
-                    self.tell(&watch.subscriber, MessageType::PeersOnline, &notice);
-                }
-            }
+        if let Some(directory) = self.directory.get() {
+            directory.registered(registration.peer());
         }
+        self.tell_change(&mut watchers, registration.peer(), true);
         drop(watchers);
         if let Some(old) = &old {
             old.end(EndReason::TakenOver);
@@ -87,16 +124,71 @@ impl Presence {
         old
     }
 
-    /// Ends a registration and its subscriptions; tells *offline* unless a newer connection has its place.
+    /// Ends a registration and its subscriptions; tells *offline* unless a newer connection has its place, here or on another pod.
     pub fn unregister(&self, registration: &Registration, mut subscriptions: Subscriptions) {
         while self.end_some(registration, &mut subscriptions) {}
-        let watchers = self.watchers.lock();
+        let mut watchers = self.watchers.lock();
         if !self.registry.remove(registration) {
             return;
         }
-        if let Some(watches) = watchers.get(registration.peer()) {
-            let notice = notice(MessageType::PeersOffline, registration.peer());
-            for watch in watches.values() {
+        let peer = registration.peer();
+        let online = self.directory.get().is_some_and(|directory| {
+            directory.ended(peer);
+            directory.place(peer) != Place::Nowhere
+        });
+        if !online {
+            self.tell_change(&mut watchers, peer, false);
+        }
+    }
+
+    /// Looks where a peer is by now, as [`LocalPeers::place_changed`](crate::crosspod::LocalPeers::place_changed) says. Returns the
+    /// connection that has been told to end because the peer is on another pod.
+    pub fn place_changed(&self, peer: &PeerId) -> Option<Arc<Registration>> {
+        let directory = self.directory.get()?;
+        let mut watchers = self.watchers.lock();
+        let place = directory.place(peer);
+        let mut old = None;
+        match (place, self.registry.get(peer)) {
+            (Place::Elsewhere, Some(here)) => {
+                self.registry.remove(&here);
+                old = Some(here);
+            }
+            // Whoever took it over is gone before we came to look.
+            (Place::Nowhere, Some(_)) => directory.registered(peer),
+            (Place::Here, _) | (_, None) => {}
+        }
+        let online = self.registry.contains(peer) || place == Place::Elsewhere;
+        self.tell_change(&mut watchers, peer, online);
+        drop(watchers);
+        if let Some(old) = &old {
+            old.end(EndReason::TakenOver);
+            old.outbox().abort();
+        }
+        old
+    }
+
+    /// Whether somebody is subscribed to a peer.
+    #[must_use]
+    pub fn is_watched(&self, peer: &PeerId) -> bool {
+        self.watchers.lock().contains_key(peer)
+    }
+
+    /// Tells those who watch a peer that it came (those who wait for that), or that it went.
+    fn tell_change(&self, watchers: &mut Watchers, peer: &PeerId, online: bool) {
+        let Some(watched) = watchers.get_mut(peer) else {
+            return;
+        };
+        let was_online = std::mem::replace(&mut watched.online, online);
+        if online {
+            let notice = notice(MessageType::PeersOnline, peer);
+            for watch in watched.watches.values_mut() {
+                if std::mem::take(&mut watch.armed) {
+                    self.tell(&watch.subscriber, MessageType::PeersOnline, &notice);
+                }
+            }
+        } else if was_online {
+            let notice = notice(MessageType::PeersOffline, peer);
+            for watch in watched.watches.values() {
                 self.tell(&watch.subscriber, MessageType::PeersOffline, &notice);
             }
         }
@@ -116,7 +208,7 @@ impl Presence {
     }
 
     /// Subscribes to `ids`, of which those online are told at once; IDs beyond `limit` are refused and their number returned.
-    /// `elsewhere` gets the IDs that are not connected here.
+    /// `elsewhere` gets the IDs that are not known to be connected to any pod.
     pub fn subscribe(
         &self,
         subscriber: &Arc<Registration>,
@@ -134,14 +226,24 @@ impl Presence {
                 continue;
             }
             subscriptions.0.insert(id);
-            watchers.entry(id).or_default().insert(
+            let online_now = self.is_online(&id);
+            // Whoever watched it before must hear of a change that nobody has come to look at yet.
+            if watchers
+                .get(&id)
+                .is_some_and(|watched| watched.online != online_now)
+            {
+                self.tell_change(&mut watchers, &id, online_now);
+            }
+            let watched = watchers.entry(id).or_default();
+            watched.online = online_now;
+            watched.watches.insert(
                 subscriber.serial(),
                 Watch {
                     subscriber: Arc::clone(subscriber),
                     armed: true,
                 },
             );
-            if self.registry.contains(&id) {
+            if watched.online {
                 online.push(id);
             } else {
                 elsewhere.push(id);
@@ -153,6 +255,12 @@ impl Presence {
             for answer in peer::encode_peer_ids(MessageType::PeersOnline, some) {
                 self.tell(subscriber, MessageType::PeersOnline, &answer);
             }
+        }
+        drop(watchers);
+        if let Some(directory) = self.directory.get()
+            && !elsewhere.is_empty()
+        {
+            directory.watched(elsewhere);
         }
         refused
     }
@@ -178,7 +286,7 @@ impl Presence {
         let mut watchers = self.watchers.lock();
         let watch = watchers
             .get_mut(id)
-            .and_then(|watches| watches.get_mut(&subscriber.serial()));
+            .and_then(|watched| watched.watches.get_mut(&subscriber.serial()));
         if let Some(watch) = watch
             && std::mem::take(&mut watch.armed)
         {
@@ -202,9 +310,9 @@ impl Presence {
 }
 
 fn forget(watchers: &mut Watchers, id: &PeerId, serial: u64) {
-    if let Some(watches) = watchers.get_mut(id) {
-        watches.remove(&serial);
-        if watches.is_empty() {
+    if let Some(watched) = watchers.get_mut(id) {
+        watched.watches.remove(&serial);
+        if watched.watches.is_empty() {
             watchers.remove(id);
         }
     }

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::crosspod::{Directory, Place};
 use crate::outbox::{Framing, Outbox, QueuePolicy, Taken};
 use crate::proto::PeerId;
 use crate::proto::peer::{Message, parse};
@@ -356,4 +357,138 @@ fn many_subscriptions_end_a_few_at_a_time() {
     }
     assert!(turns >= 10);
     world.end(conn);
+}
+
+/// A directory that says what the test told it to, and writes down what it hears.
+#[derive(Default)]
+struct Elsewhere {
+    places: parking_lot::Mutex<std::collections::HashMap<PeerId, Place>>,
+    heard: parking_lot::Mutex<Vec<(&'static str, PeerId)>>,
+}
+
+impl Elsewhere {
+    fn set(&self, peer: &PeerId, place: Place) {
+        self.places.lock().insert(*peer, place);
+    }
+
+    fn heard(&self) -> Vec<(&'static str, PeerId)> {
+        std::mem::take(&mut self.heard.lock())
+    }
+}
+
+impl Directory for Elsewhere {
+    fn registered(&self, peer: &PeerId) {
+        self.set(peer, Place::Here);
+        self.heard.lock().push(("registered", *peer));
+    }
+
+    fn ended(&self, peer: &PeerId) {
+        let mut places = self.places.lock();
+        if places.get(peer) == Some(&Place::Here) {
+            places.insert(*peer, Place::Nowhere);
+        }
+        self.heard.lock().push(("ended", *peer));
+    }
+
+    fn place(&self, peer: &PeerId) -> Place {
+        self.places
+            .lock()
+            .get(peer)
+            .copied()
+            .unwrap_or(Place::Nowhere)
+    }
+
+    fn watched(&self, peers: &[PeerId]) {
+        self.heard
+            .lock()
+            .extend(peers.iter().map(|peer| ("watched", *peer)));
+    }
+
+    fn draining(&self) {}
+}
+
+#[test]
+fn presence_is_that_of_all_pods() {
+    let mut world = World::new();
+    let directory = Arc::new(Elsewhere::default());
+    let early = world.connect("early");
+    let mut watcher = world.connect("watcher");
+    world.subscribe(&mut watcher, &["x"]);
+    assert!(world.presence.join(directory.clone()));
+    assert!(!world.presence.join(directory.clone()), "once");
+    let mut heard = directory.heard();
+    heard.sort_unstable_by_key(|(what, peer)| (*what, *peer.as_bytes()));
+    assert_eq!(
+        heard.len(),
+        3,
+        "two registrations and one watched: {heard:?}"
+    );
+    assert_eq!(heard[2], ("watched", id("x")));
+    world.end(early);
+    assert_eq!(directory.heard(), [("ended", id("early"))]);
+
+    // It appears, moves and goes: told once, not at all, and once.
+    directory.set(&id("x"), Place::Elsewhere);
+    world.presence.place_changed(&id("x"));
+    world.presence.place_changed(&id("x"));
+    assert_eq!(watcher.notices(), [(id("x"), true)]);
+    directory.set(&id("x"), Place::Nowhere);
+    world.presence.place_changed(&id("x"));
+    world.presence.place_changed(&id("x"));
+    assert_eq!(watcher.notices(), [(id("x"), false)]);
+
+    // Online elsewhere at subscribe time: answered at once, and nobody need ask for it.
+    directory.set(&id("x"), Place::Elsewhere);
+    world.subscribe(&mut watcher, &["x", "y"]);
+    assert_eq!(watcher.notices(), [(id("x"), true)]);
+    assert_eq!(directory.heard(), [("watched", id("y"))]);
+
+    // It comes here, and moves away again: its connection here ends, and nobody hears offline.
+    let x = world.connect("x");
+    assert_eq!(watcher.notices(), [(id("x"), true)], "still armed");
+    directory.set(&id("x"), Place::Elsewhere);
+    let taken_over = world.presence.place_changed(&id("x")).expect("it was here");
+    assert_eq!(taken_over.serial(), x.registration.serial());
+    assert!(!x.outbox.is_open() && !x.registration.is_current());
+    assert!(!world.registry.contains(&id("x")));
+    directory.heard();
+    world.end(x);
+    assert_eq!(watcher.notices(), []);
+    assert_eq!(directory.heard(), [], "it had ended before");
+
+    // It leaves here, and is on another pod already.
+    let x = world.connect("x");
+    directory.set(&id("x"), Place::Elsewhere);
+    world.end(x);
+    assert_eq!(watcher.notices(), []);
+}
+
+#[test]
+fn a_subscription_does_not_swallow_a_change_that_others_have_not_heard_of() {
+    let mut world = World::new();
+    let directory = Arc::new(Elsewhere::default());
+    world.presence.join(directory.clone());
+    directory.set(&id("x"), Place::Elsewhere);
+    let mut first = world.connect("first");
+    let mut second = world.connect("second");
+    world.subscribe(&mut first, &["x"]);
+    assert_eq!(first.notices(), [(id("x"), true)]);
+    directory.set(&id("x"), Place::Nowhere);
+    world.subscribe(&mut second, &["x"]);
+    world.presence.place_changed(&id("x"));
+    assert_eq!(first.notices(), [(id("x"), false)]);
+    assert_eq!(second.notices(), []);
+}
+
+#[test]
+fn a_connection_whose_conqueror_is_gone_is_registered_anew() {
+    let mut world = World::new();
+    let directory = Arc::new(Elsewhere::default());
+    world.presence.join(directory.clone());
+    let x = world.connect("x");
+    directory.heard();
+    directory.set(&id("x"), Place::Nowhere);
+    assert!(world.presence.place_changed(&id("x")).is_none());
+    assert!(x.registration.is_current());
+    assert_eq!(directory.heard(), [("registered", id("x"))]);
 }

@@ -1,7 +1,7 @@
 //! Plain integers that the message path adds to, once a batch; the metrics read them when somebody asks.
 //!
-//! Invariant (operations.md, *Metrics*): at any quiet moment, transport messages received = delivered + forwarded +
-//! dropped by reason, exactly.
+//! Invariant (operations.md, *Metrics*): at any quiet moment, transport messages received (from peers and from other pods) =
+//! delivered + forwarded + dropped by reason, exactly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,11 +35,17 @@ pub enum DropReason {
     TooLargeForPath,
     /// A QUIC peer's datagrams came faster than the relay could take them in.
     ReceiveOverflow,
+    /// Too much waits already until it is known which pod has the receiver.
+    HoldFull,
+    /// The message waited too long until it was known which pod has the receiver.
+    HoldExpired,
+    /// The stream to the receiver's pod is gone.
+    LinkGone,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::QueueFull,
         Self::OverBudget,
         Self::Expired,
@@ -52,6 +58,9 @@ impl DropReason {
         Self::FabricOverloaded,
         Self::TooLargeForPath,
         Self::ReceiveOverflow,
+        Self::HoldFull,
+        Self::HoldExpired,
+        Self::LinkGone,
     ];
 
     /// The metric label.
@@ -70,6 +79,9 @@ impl DropReason {
             Self::FabricOverloaded => "fabric_overloaded",
             Self::TooLargeForPath => "too_large_for_path",
             Self::ReceiveOverflow => "receive_overflow",
+            Self::HoldFull => "hold_full",
+            Self::HoldExpired => "hold_expired",
+            Self::LinkGone => "link_gone",
         }
     }
 
@@ -102,6 +114,7 @@ pub struct Counters {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     forwarded: AtomicU64,
+    from_pods: AtomicU64,
 }
 
 impl Counters {
@@ -129,6 +142,17 @@ impl Counters {
     /// Transport messages were handed to the fabric for other pods.
     pub fn forwarded(&self, messages: u64) {
         self.forwarded.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// Transport messages came from other pods.
+    pub fn received_from_pods(&self, messages: u64) {
+        self.from_pods.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// How many transport messages came from other pods.
+    #[must_use]
+    pub fn received_from_pods_count(&self) -> u64 {
+        self.from_pods.load(Ordering::Relaxed)
     }
 
     /// How many messages were handed to the fabric.

@@ -152,8 +152,9 @@ impl Instruments {
     /// Shows what can be named beforehand from the start: an alert on an increase must see the first event, too.
     fn start_at_zero(&self) {
         self.reconnections.add(0, &[]);
-        self.takeovers
-            .add(0, &[KeyValue::new(names::SCOPE, "local")]);
+        for scope in ["local", "cluster"] {
+            self.takeovers.add(0, &[KeyValue::new(names::SCOPE, scope)]);
+        }
         for stage in ["tls", "upgrade", "auth"] {
             self.handshake_timeouts
                 .add(0, &[KeyValue::new(names::STAGE, stage)]);
@@ -195,6 +196,12 @@ impl Instruments {
         self.reconnections.add(1, &[]);
         self.takeovers
             .add(1, &[KeyValue::new(names::SCOPE, "local")]);
+    }
+
+    /// A peer took the place of its connection on this pod by connecting to another pod.
+    pub fn taken_over_by_pod(&self) {
+        self.takeovers
+            .add(1, &[KeyValue::new(names::SCOPE, "cluster")]);
     }
 
     /// A token was refused.
@@ -362,6 +369,16 @@ fn observe_counters(meter: &Meter, counters: &Arc<Counters>) {
         .u64_observable_counter(names::MESSAGES)
         .with_description("Messages by type and direction.")
         .with_callback(move |observer| {
+            for (direction, count) in [
+                ("received_from_pod", of.received_from_pods_count()),
+                ("forwarded", of.forwarded_count()),
+            ] {
+                let labels = [
+                    KeyValue::new(names::TYPE, MessageType::Transport.name()),
+                    KeyValue::new(names::DIRECTION, direction),
+                ];
+                observer.observe(count, &labels);
+            }
             for kind in MessageType::ALL {
                 for (direction, count) in [
                     ("received", of.received_count(kind)),

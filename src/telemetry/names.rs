@@ -73,7 +73,7 @@ pub const TRANSPORT: &str = "transport";
 pub const REASON: &str = "reason";
 /// Label: the type of a message.
 pub const TYPE: &str = "type";
-/// Label: `received` or `sent`.
+/// Label: `received` or `sent`; between pods, `received_from_pod` or `forwarded`.
 pub const DIRECTION: &str = "direction";
 /// Label: `proxy`, `tls`, `upgrade` or `auth`.
 pub const STAGE: &str = "stage";

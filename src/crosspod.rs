@@ -163,6 +163,9 @@ pub trait LocalPeers: Send + Sync {
 
     /// Whether somebody here is subscribed to the peer.
     fn is_watched(&self, peer: &PeerId) -> bool;
+
+    /// All peers that somebody here is subscribed to, in no order.
+    fn watched(&self) -> Vec<PeerId>;
 }
 
 impl fmt::Debug for dyn LocalPeers {

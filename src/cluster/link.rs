@@ -116,6 +116,11 @@ impl Link {
         self.outbox.push_control(frame)
     }
 
+    /// Bytes of such frames that have not been written yet.
+    pub(crate) fn control_backlog(&self) -> usize {
+        self.outbox.control_len()
+    }
+
     /// Sends what was queued; once a batch.
     pub(crate) fn flush(&self) {
         self.outbox.flush();

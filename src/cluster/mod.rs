@@ -5,22 +5,35 @@
 
 #![allow(dead_code, reason = "its parts are being put together")]
 
+mod announce;
+mod asks;
 mod dial;
 pub mod discovery;
+mod exchange;
 mod fabric;
+mod forward;
 mod hello;
+mod held;
 mod inlet;
 mod link;
 mod link_metrics;
 mod links;
 mod listen;
+mod lookup;
+mod owner_metrics;
+mod owners;
 mod ping;
+mod pods;
 mod reader;
 mod session;
 mod stream;
 mod streams;
 #[cfg(test)]
 mod streams_tests;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod timeline;
 mod tls;
 
 pub use dial::{Dial, TcpDial};

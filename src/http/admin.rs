@@ -22,26 +22,50 @@ use crate::tls::Certificates;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether the listeners are bound; cheap to clone.
+/// How far the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stage {
+    #[default]
+    Starting,
+    Ready,
+    Stopping,
+}
+
+/// Whether the listeners are bound, and no shutdown has begun; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(watch::Sender<bool>);
+pub struct Readiness(watch::Sender<Stage>);
 
 impl Readiness {
     /// Everything that must listen does.
     pub fn set_ready(&self) {
-        self.0.send_replace(true);
+        self.0.send_replace(Stage::Ready);
     }
 
-    /// Whether it does.
+    /// A shutdown has begun: nobody new should be sent here.
+    pub fn set_stopping(&self) {
+        self.0.send_replace(Stage::Stopping);
+    }
+
+    /// Whether everything listens that must, and no shutdown has begun.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.0.borrow()
+        *self.0.borrow() == Stage::Ready
+    }
+
+    /// Whether a shutdown has begun.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        *self.0.borrow() == Stage::Stopping
     }
 
     /// Resolves when everything that must listen does. Cancel-safe.
     pub async fn ready(&self) {
         // Cannot fail: we hold a sender ourselves.
-        let _ = self.0.subscribe().wait_for(|ready| *ready).await;
+        let _ = self
+            .0
+            .subscribe()
+            .wait_for(|stage| *stage != Stage::Starting)
+            .await;
     }
 }
 
@@ -73,11 +97,11 @@ pub fn health_router<S: Clone + Send + Sync + 'static>(
         move || readiness.is_ready() && !relay.is_draining()
     };
     let readyz = {
-        let (relay, ready) = (relay.clone(), ready.clone());
+        let (relay, ready, readiness) = (relay.clone(), ready.clone(), readiness.clone());
         move || async move {
             if ready() {
                 (StatusCode::OK, "ready\n")
-            } else if relay.is_draining() {
+            } else if readiness.is_stopping() || relay.is_draining() {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, "starting\n")

@@ -465,6 +465,12 @@ impl Outbox {
         self.state.lock().phase == Phase::Open
     }
 
+    /// Bytes of control messages that the writer has not taken yet.
+    #[must_use]
+    pub fn control_len(&self) -> usize {
+        self.state.lock().control.len()
+    }
+
     /// The control bytes queued so far, for a connection whose writer does not run yet.
     pub fn take_control(&self) -> Vec<u8> {
         self.state.lock().take_control(&self.policy)

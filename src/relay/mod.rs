@@ -1,18 +1,20 @@
 //! The relay without listeners: a cheaply cloned handle that is fed with connections.
 
 mod builder;
+mod goodbye;
 mod peers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 pub use builder::{BuildError, PEER_QUEUE_MIN, RelayBuilder};
 pub use peers::{Peer, Peers};
 
 use crate::admission::Admission;
 use crate::crosspod::{CrossPod, Directory, LocalPeers};
+use crate::outbox::QueuePolicy;
 use crate::peer::{self, Closed, HandshakeError, Incoming, Shared};
 use crate::proto::InstanceUrl;
 use crate::proxies::TrustedProxies;
@@ -101,8 +103,14 @@ impl Relay {
 
     /// What has been counted so far.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
+    }
+
+    /// The limits of this relay's queues, and the memory for all of them: a fabric's queues share it.
+    #[must_use]
+    pub fn queue_policy(&self) -> &Arc<QueuePolicy> {
+        &self.shared.policy
     }
 
     /// The peers of this pod as a fabric between pods sees them.
@@ -120,10 +128,10 @@ impl Relay {
     pub fn join(
         &self,
         cross_pod: Box<dyn CrossPod>,
-        directory: Arc<dyn Directory>,
+        directory: &Arc<dyn Directory>,
     ) -> Result<(), AlreadyJoined> {
         // The directory first: whoever can send to other pods is known to them.
-        if !self.shared.presence.join(Arc::clone(&directory)) {
+        if !self.shared.presence.join(directory) {
             return Err(AlreadyJoined);
         }
         self.shared
@@ -136,18 +144,6 @@ impl Relay {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.drain.is_started()
-    }
-
-    /// Takes no more peers, tells those connected *close*, and waits until all connections have ended, at most 30 s.
-    /// Returns the number of peers that were still connected then. Cancel-safe; calling it again waits again.
-    pub async fn shutdown(&self) -> usize {
-        self.shared.drain.start();
-        self.shared
-            .registry
-            .for_each(|registration| peer::say_goodbye(registration));
-        // Who does not end in time is cut off with the process.
-        let _ = timeout(SHUTDOWN_TIMEOUT, self.shared.drain.done()).await;
-        self.shared.registry.len()
     }
 
     pub(crate) fn instruments(&self) -> &Instruments {

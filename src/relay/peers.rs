@@ -172,6 +172,10 @@ impl LocalPeers for Shared {
     fn is_watched(&self, peer: &PeerId) -> bool {
         self.presence.is_watched(peer)
     }
+
+    fn watched(&self) -> Vec<PeerId> {
+        self.presence.all_watched()
+    }
 }
 
 /// What one stream from another pod brings, to the peers it is for.

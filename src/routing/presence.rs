@@ -82,9 +82,9 @@ impl Presence {
     }
 
     /// Presence is that of all pods from now on; false if it was so already, with another directory.
-    pub fn join(&self, directory: Arc<dyn Directory>) -> bool {
+    pub fn join(&self, directory: &Arc<dyn Directory>) -> bool {
         let watchers = self.watchers.lock();
-        if self.directory.set(Arc::clone(&directory)).is_err() {
+        if self.directory.set(Arc::clone(directory)).is_err() {
             return false;
         }
         self.registry
@@ -96,6 +96,12 @@ impl Presence {
         drop(watchers);
         directory.watched(&unknown);
         true
+    }
+
+    /// Who is on other pods, if this relay has joined any.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Arc<dyn Directory>> {
+        self.directory.get()
     }
 
     /// Whether a peer is connected to any pod.
@@ -171,6 +177,12 @@ impl Presence {
     #[must_use]
     pub fn is_watched(&self, peer: &PeerId) -> bool {
         self.watchers.lock().contains_key(peer)
+    }
+
+    /// All peers that somebody is subscribed to, in no order.
+    #[must_use]
+    pub fn all_watched(&self) -> Vec<PeerId> {
+        self.watchers.lock().keys().copied().collect()
     }
 
     /// Tells those who watch a peer that it came (those who wait for that), or that it went.

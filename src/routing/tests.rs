@@ -411,11 +411,12 @@ impl Directory for Elsewhere {
 fn presence_is_that_of_all_pods() {
     let mut world = World::new();
     let directory = Arc::new(Elsewhere::default());
+    let joined: Arc<dyn Directory> = directory.clone();
     let early = world.connect("early");
     let mut watcher = world.connect("watcher");
     world.subscribe(&mut watcher, &["x"]);
-    assert!(world.presence.join(directory.clone()));
-    assert!(!world.presence.join(directory.clone()), "once");
+    assert!(world.presence.join(&joined));
+    assert!(!world.presence.join(&joined), "once");
     let mut heard = directory.heard();
     heard.sort_unstable_by_key(|(what, peer)| (*what, *peer.as_bytes()));
     assert_eq!(
@@ -467,7 +468,8 @@ fn presence_is_that_of_all_pods() {
 fn a_subscription_does_not_swallow_a_change_that_others_have_not_heard_of() {
     let mut world = World::new();
     let directory = Arc::new(Elsewhere::default());
-    world.presence.join(directory.clone());
+    let joined: Arc<dyn Directory> = directory.clone();
+    world.presence.join(&joined);
     directory.set(&id("x"), Place::Elsewhere);
     let mut first = world.connect("first");
     let mut second = world.connect("second");
@@ -484,7 +486,8 @@ fn a_subscription_does_not_swallow_a_change_that_others_have_not_heard_of() {
 fn a_connection_whose_conqueror_is_gone_is_registered_anew() {
     let mut world = World::new();
     let directory = Arc::new(Elsewhere::default());
-    world.presence.join(directory.clone());
+    let joined: Arc<dyn Directory> = directory.clone();
+    world.presence.join(&joined);
     let x = world.connect("x");
     directory.heard();
     directory.set(&id("x"), Place::Nowhere);

@@ -63,9 +63,18 @@ pub struct ServerBuilder {
     quic_initial_mtu: u16,
     proxy_protocol: ProxyProtocol,
     inherited: Inherited,
+    drain: (Duration, Duration),
 }
 
 impl ServerBuilder {
+    /// What a shutdown gives the other pods of a cluster: for the `delay` it goes on as before, but for `/readyz`, so that no new
+    /// peers are sent here; then the closes are spread evenly over the `window`. Default: none of both, all peers are closed at once.
+    #[must_use]
+    pub fn drain(mut self, delay: Duration, window: Duration) -> Self {
+        self.drain = (delay, window);
+        self
+    }
+
     /// Where peers connect.
     #[must_use]
     pub fn listen(mut self, addresses: impl Into<Vec<SocketAddr>>) -> Self {
@@ -194,6 +203,7 @@ impl ServerBuilder {
             tls: self.tls,
             quic,
             proxy_protocol: self.proxy_protocol,
+            drain: self.drain,
         })
     }
 
@@ -288,6 +298,7 @@ pub struct Server {
     tls: Option<Certificates>,
     quic: Option<QuicListener>,
     proxy_protocol: ProxyProtocol,
+    drain: (Duration, Duration),
 }
 
 impl Server {
@@ -306,6 +317,7 @@ impl Server {
             quic_initial_mtu: INITIAL_MTU,
             proxy_protocol: ProxyProtocol::Off,
             inherited: Inherited::default(),
+            drain: (Duration::ZERO, Duration::ZERO),
         }
     }
 
@@ -407,10 +419,15 @@ impl Server {
         let life = async {
             self.readiness.set_ready();
             shutdown.await;
+            let (delay, window) = self.drain;
             info!(peers = relay.peers().len(), "shutting down");
+            self.readiness.set_stopping();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             stop_peers.start();
             stun.shutdown().await;
-            let left = relay.shutdown().await;
+            let left = relay.shutdown_over(window).await;
             if left > 0 {
                 warn!(
                     peers = left,

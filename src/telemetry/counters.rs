@@ -41,11 +41,13 @@ pub enum DropReason {
     HoldExpired,
     /// The stream to the receiver's pod is gone.
     LinkGone,
+    /// It came from a pod that has not proven the cluster secret.
+    UnprovenPod,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::QueueFull,
         Self::OverBudget,
         Self::Expired,
@@ -61,6 +63,7 @@ impl DropReason {
         Self::HoldFull,
         Self::HoldExpired,
         Self::LinkGone,
+        Self::UnprovenPod,
     ];
 
     /// The metric label.
@@ -82,6 +85,7 @@ impl DropReason {
             Self::HoldFull => "hold_full",
             Self::HoldExpired => "hold_expired",
             Self::LinkGone => "link_gone",
+            Self::UnprovenPod => "unproven_pod",
         }
     }
 

@@ -64,6 +64,12 @@ pub const CLUSTER_HELLO_REJECTS: &str = "relay_cluster_hello_rejects";
 pub const CLUSTER_PINGS_SENT: &str = "relay_cluster_pings_sent";
 /// PINGs that were not answered in time.
 pub const CLUSTER_PINGS_LOST: &str = "relay_cluster_pings_lost";
+/// Messages for peers on other pods, by `result`.
+pub const CLUSTER_FORWARDS: &str = "relay_cluster_forwards";
+/// Questions to the other pods who has a peer, by `result`.
+pub const CLUSTER_OWNER_LOOKUPS: &str = "relay_cluster_owner_lookups";
+/// How long it took to learn who has a peer.
+pub const CLUSTER_LOOKUP_DURATION: &str = "relay_cluster_lookup_duration_seconds";
 
 /// Label: what became of a question, a round or an attempt.
 pub const RESULT: &str = "result";
@@ -81,6 +87,9 @@ pub const STAGE: &str = "stage";
 pub const SCOPE: &str = "scope";
 /// Label: the version of the program.
 pub const VERSION: &str = "version";
+
+/// Bounds of the histogram of lookups, in seconds.
+pub const LOOKUP_BOUNDS: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0];
 
 /// Bounds of the histograms in milliseconds.
 pub const MILLISECOND_BOUNDS: [f64; 11] = [

@@ -1,0 +1,110 @@
+//! Who is told what, across pods (fault 8).
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_hears_of_peers_on_other_pods() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let _wire = Wire::new(&a, &b, Duration::from_millis(1));
+    let mut alice = a.connect("alice").await;
+    alice.subscribe(&["bob"]).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(alice.heard().await, []);
+    let bob = b.connect("bob").await;
+    assert_eq!(alice.recv().await, Heard::Online(id("bob")));
+    drop(bob);
+    assert_eq!(alice.recv().await, Heard::Offline(id("bob")));
+    // Online at subscribe time: told at once, from the table.
+    let _bob = b.connect("bob").await;
+    sleep(Duration::from_millis(5)).await;
+    assert_eq!(alice.heard().await, [], "the first subscription is used up");
+    alice.subscribe(&["bob"]).await;
+    assert_eq!(alice.heard().await, [Heard::Online(id("bob"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_that_heals_in_time_is_not_noticed() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let wire = Wire::new(&a, &b, Duration::from_millis(1));
+    let mut alice = a.connect("alice").await;
+    alice.subscribe(&["bob", "left"]).await;
+    let _bob = b.connect("bob").await;
+    let left = b.connect("left").await;
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(alice.heard().await.len(), 2);
+    wire.cut().await;
+    sleep(Duration::from_secs(2)).await;
+    drop(left);
+    sleep(Duration::from_secs(2)).await;
+    let _wire = Wire::new(&a, &b, Duration::from_millis(1));
+    sleep(Duration::from_secs(60)).await;
+    // Whoever left meanwhile is not named again by its pod.
+    assert_eq!(alice.heard().await, [Heard::Offline(id("left"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_peers_of_a_lost_pod_are_offline_after_five_seconds() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let wire = Wire::new(&a, &b, Duration::from_millis(1));
+    let mut alice = a.connect("alice").await;
+    alice.subscribe(&["bob", "carol"]).await;
+    let _peers = (b.connect("bob").await, b.connect("carol").await);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(alice.heard().await.len(), 2);
+    wire.cut().await;
+    sleep(Duration::from_millis(2_000)).await;
+    // One of them shows up here.
+    let _carol = a.connect("carol").await;
+    sleep(Duration::from_millis(2_900)).await;
+    assert_eq!(alice.heard().await, []);
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(alice.heard().await, [Heard::Offline(id("bob"))]);
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(a.owners.len(), 2);
+    assert_eq!(a.owners.timeline.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_hears_of_a_drain_whose_peers_come_back() {
+    use crate::crosspod::Directory;
+    let pods = ["a:7090", "b:7090", "c:7090"].map(Pod::new);
+    let [a, b, c] = &pods;
+    let _wires = [
+        Wire::new(a, b, Duration::from_millis(1)),
+        Wire::new(b, c, Duration::from_millis(1)),
+        Wire::new(a, c, Duration::from_millis(1)),
+    ];
+    let mut alice = a.connect("alice").await;
+    let mut beside = b.connect("beside").await;
+    for watcher in [&mut alice, &mut beside] {
+        watcher.subscribe(&["bob", "gone"]).await;
+    }
+    let (bob, gone) = (b.connect("bob").await, b.connect("gone").await);
+    sleep(Duration::from_millis(10)).await;
+    for watcher in [&mut alice, &mut beside] {
+        assert_eq!(watcher.heard().await.len(), 2);
+    }
+    b.owners.draining();
+    drop((bob, gone));
+    settle().await;
+    // What is sent meanwhile waits, on this pod and on that.
+    alice.send("bob", b"1").await;
+    beside.send("bob", b"2").await;
+    sleep(Duration::from_millis(1_500)).await;
+    let mut bob = c.connect("bob").await;
+    let mut heard = [bob.recv().await, bob.recv().await];
+    heard.sort_by_key(|heard| format!("{heard:?}"));
+    assert!(heard.contains(&message("alice", b"1")) && heard.contains(&message("beside", b"2")));
+    sleep(Duration::from_millis(3_000)).await;
+    for watcher in [&mut alice, &mut beside] {
+        assert_eq!(watcher.heard().await, []);
+    }
+    // Who does not come back is offline then.
+    sleep(Duration::from_millis(1_000)).await;
+    for watcher in [&mut alice, &mut beside] {
+        assert_eq!(watcher.heard().await, [Heard::Offline(id("gone"))]);
+    }
+    for pod in [a, b, c] {
+        pod.assert_balanced();
+    }
+}

@@ -7,8 +7,8 @@
 //! Lock order: presence, then a shard, then the pods, or the registry, or an outbox. The relay's
 //! [`place_changed`](LocalPeers::place_changed) is called with none of them held.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -103,6 +103,9 @@ pub(super) struct ShardState {
     pub(super) pending: HashMap<PeerId, Pending, RandomState>,
     /// Peers that nobody had when we asked, and until when that is believed, in milliseconds.
     pub(super) absent: HashMap<PeerId, u64, RandomState>,
+    /// Peers that a second pod says it has, too, and has not taken back yet. When the one that counts loses such a peer, the
+    /// other may still have it: it is asked. Between pods that hear each other this takes a moment.
+    contested: HashSet<PeerId, RandomState>,
 }
 
 #[derive(Debug, Default)]
@@ -317,10 +320,18 @@ impl Owners {
         let mut shard = self.lock(peer);
         let known = shard.owners.get(peer);
         let verdict = known.map_or(Verdict::Newer, |known| self.judge(known, pod, seqno));
+        let is_contested = known.is_some_and(|known| {
+            known.pod != pod && matches!(known.state, State::Here | State::There)
+        });
+        if is_contested {
+            shard.contested.insert(*peer);
+        }
+        let known = shard.owners.get(peer);
         if verdict == Verdict::Older {
             return;
         }
         let routable = known.is_some_and(|known| known.state == State::There);
+        let was_here = known.is_some_and(|known| known.state == State::Here);
         let stamp = now as u32;
         let owner = Owner {
             seqno,
@@ -331,6 +342,11 @@ impl Owners {
         };
         shard.owners.insert(*peer, owner);
         shard.absent.remove(peer);
+        if was_here {
+            // Those that the new pod cannot reach would believe for ever that the peer is here. "Not here" and not "gone": for all
+            // others it is a move, which they hear of in a moment.
+            self.broadcast(&encode_lost(peer, Seqno(0)));
+        }
         if verdict == Verdict::Newer || !routable {
             shard.changed();
             if is_stock(seqno) {
@@ -354,12 +370,19 @@ impl Owners {
         };
         let is_meant = known.pod == pod && matches!(known.state, State::There | State::Lingering);
         if !is_meant || (seqno != Seqno(0) && seqno < known.seqno) {
+            if known.pod != pod {
+                shard.contested.remove(peer);
+            }
             return;
         }
         if seqno == Seqno(0) {
             // It says nothing of where the peer is, which may be on its way from pod to pod.
             self.linger(&mut shard, peer, now);
             return;
+        }
+        if shard.contested.remove(peer) {
+            self.linger(&mut shard, peer, now);
+            return self.ask(peer, |_| true);
         }
         self.gone(&mut shard, peer, now);
         drop(shard);
@@ -425,6 +448,7 @@ impl Owners {
         let is_meant = |known: &Owner| known.state == State::Gone && known.stamp == stamp;
         if shard.owners.get(peer).is_some_and(is_meant) {
             shard.owners.remove(peer);
+            shard.contested.remove(peer);
             if shard.owners.capacity() > 4 * shard.owners.len() + 64 {
                 shard.owners.shrink_to_fit();
             }
@@ -520,6 +544,11 @@ impl Directory for Owners {
         };
         if self.draining.load(Ordering::Relaxed) {
             return self.linger(&mut shard, peer, now);
+        }
+        if shard.contested.remove(peer) {
+            self.linger(&mut shard, peer, now);
+            self.broadcast(&encode_lost(peer, known.seqno));
+            return self.ask(peer, |_| true);
         }
         self.gone(&mut shard, peer, now);
         self.broadcast(&encode_lost(peer, known.seqno));

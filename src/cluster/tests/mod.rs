@@ -4,6 +4,7 @@
 mod forwarding;
 mod moves;
 mod presence;
+mod random;
 mod stock;
 
 use std::collections::HashMap;

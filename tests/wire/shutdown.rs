@@ -128,3 +128,48 @@ async fn a_peer_that_answers_close_with_its_own_ends_like_any_other() {
     two.ends_silently().await;
     relay.stopped().await;
 }
+
+#[tokio::test]
+async fn with_other_pods_the_closes_are_spread_and_messages_go_on() {
+    let mut relay = TestRelay::served(
+        |builder| builder,
+        |server| server.drain(Duration::from_secs(2), Duration::from_secs(10)),
+    );
+    let clock = FrozenClock::freeze();
+    let mut peers = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        peers.push(RawClient::connected(&relay, name).await);
+    }
+    relay.begin_shutdown();
+    until("it is not ready", || relay.relay.peers().len() == 4).await;
+    while readiness(&relay).await != 503 {}
+    // The endpoints have not caught up: who is sent here is served.
+    let mut late = RawClient::connected(&relay, "e").await;
+    assert!(late.sync(&peer("e")).await.is_empty());
+    clock.advance(Duration::from_millis(1_900)).await;
+    assert_eq!(relay.relay.peers().len(), 5);
+    clock.advance(Duration::from_millis(200)).await;
+    until("the first is closed", || relay.relay.peers().len() == 4).await;
+    assert!(TcpStream::connect(relay.addr).await.is_err());
+    // One each two seconds; the others go on talking.
+    for left in (0..4).rev() {
+        clock.advance(Duration::from_millis(1_500)).await;
+        assert_eq!(relay.relay.peers().len(), left + 1);
+        let ids = relay.relay.peers().ids();
+        for (name, client) in ["a", "b", "c", "d"].iter().zip(&mut peers) {
+            if ids.contains(&peer(name)) {
+                assert!(client.sync(&peer(name)).await.is_empty());
+            }
+        }
+        clock.advance(Duration::from_millis(500)).await;
+        until("the next is closed", || relay.relay.peers().len() == left).await;
+    }
+    peers.push(late);
+    for mut client in peers {
+        assert_eq!(client.message().await, close());
+        client.ends_silently().await;
+    }
+    clock.advance(Duration::from_millis(1_100)).await;
+    clock.advance(Duration::from_millis(300)).await;
+    relay.stopped().await;
+}

@@ -1,6 +1,7 @@
 //! Several pods in one process, each a relay with an owner table; the links between them are queues of bytes that the test can
 //! delay, hold up and cut. Time is paused.
 
+mod costs;
 mod forwarding;
 mod moves;
 mod presence;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use opentelemetry::metrics::MeterProvider;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fabric::{Fabric, FrameSink};
 use super::link::Link;

@@ -380,13 +380,21 @@ impl Owners {
             self.linger(&mut shard, peer, now);
             return;
         }
-        if shard.contested.remove(peer) {
-            self.linger(&mut shard, peer, now);
-            return self.ask(peer, |_| true);
+        if !self.ask_the_other(&mut shard, peer, now) {
+            self.gone(&mut shard, peer, now);
+            drop(shard);
+            self.after_gone(peer);
         }
-        self.gone(&mut shard, peer, now);
-        drop(shard);
-        self.after_gone(peer);
+    }
+
+    /// If a second pod had said that it has the peer, too, it is asked whether it still has; false: there is none.
+    fn ask_the_other(&self, shard: &mut Locked<'_>, peer: &PeerId, now: u64) -> bool {
+        let is_contested = shard.contested.remove(peer);
+        if is_contested {
+            self.linger(shard, peer, now);
+            self.ask(peer, |_| true);
+        }
+        is_contested
     }
 
     /// A peer is expected to show up again in a moment.
@@ -488,7 +496,7 @@ impl Owners {
         let now = self.now();
         let epoch = self.pods.epoch(pod);
         let mut locked = self.lock_shard(shard);
-        let unconfirmed: Vec<PeerId> = locked
+        let mut unconfirmed: Vec<PeerId> = locked
             .owners
             .iter()
             .filter(|(_, known)| {
@@ -496,6 +504,7 @@ impl Owners {
             })
             .map(|(peer, _)| *peer)
             .collect();
+        unconfirmed.retain(|peer| !self.ask_the_other(&mut locked, peer, now));
         for peer in &unconfirmed {
             self.gone(&mut locked, peer, now);
         }
@@ -545,12 +554,9 @@ impl Directory for Owners {
         if self.draining.load(Ordering::Relaxed) {
             return self.linger(&mut shard, peer, now);
         }
-        if shard.contested.remove(peer) {
-            self.linger(&mut shard, peer, now);
-            self.broadcast(&encode_lost(peer, known.seqno));
-            return self.ask(peer, |_| true);
+        if !self.ask_the_other(&mut shard, peer, now) {
+            self.gone(&mut shard, peer, now);
         }
-        self.gone(&mut shard, peer, now);
         self.broadcast(&encode_lost(peer, known.seqno));
     }
 

@@ -320,7 +320,7 @@ impl Loop {
     }
 
     /// For a peer that is not here.
-    #[cold]
+    #[inline(never)]
     fn elsewhere(&mut self, destination: PeerId, message: &[u8]) {
         if self.cross_pod.is_none() {
             self.cross_pod = self.shared.cross_pod.get().map(|fabric| fabric.fork());

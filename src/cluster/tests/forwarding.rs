@@ -52,7 +52,7 @@ async fn peers_that_were_there_before_the_link_are_exchanged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_has_is_held_while_it_is_asked_for_and_then_dropped() {
+async fn fault_02_reading_goes_on_while_nobody_answers() {
     let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
     let _wire = Wire::new(&a, &b, Duration::from_millis(1));
     let mut alice = a.connect("alice").await;
@@ -242,5 +242,26 @@ async fn an_unproven_pod_gets_and_gives_no_messages() {
     assert_eq!(link.control_backlog(), 0, "it is told nothing");
     sleep(Duration::from_secs(1)).await;
     assert_eq!(a.dropped(DropReason::NoSuchPeer), 1);
+    a.assert_balanced();
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_09_a_receiver_that_reads_nothing_holds_up_nobody() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let _wire = Wire::new(&a, &b, Duration::ZERO);
+    let (mut alice, mut carol) = (a.connect("alice").await, b.connect("carol").await);
+    let _stuck = b.connect_with("stuck", 1).await;
+    settle().await;
+    for number in 0..2_000_u32 {
+        alice.send("stuck", &[0; 1_280]).await;
+        alice.send("carol", &number.to_be_bytes()).await;
+        assert_eq!(
+            carol.recv().await,
+            message("alice", &number.to_be_bytes()),
+            "at once, and in order"
+        );
+    }
+    assert!(b.dropped(DropReason::QueueFull) > 1_000);
+    assert_eq!(a.dropped(DropReason::QueueFull), 0, "the link is not full");
     a.assert_balanced();
 }

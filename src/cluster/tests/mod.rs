@@ -95,7 +95,12 @@ impl Pod {
 
     /// Connects a peer and reads its auth response.
     async fn connect(&self, name: &str) -> Peer {
-        let (mut peer, end) = memory::pair(4096);
+        self.connect_with(name, 4096).await
+    }
+
+    /// One that has room for so many messages before it must read.
+    async fn connect_with(&self, name: &str, capacity: usize) -> Peer {
+        let (mut peer, end) = memory::pair(capacity);
         let relay = self.relay.clone();
         tokio::spawn(async move { relay.accept(end, RemoteAddr::unknown()).await });
         assert!(peer.send(peer::encode_auth(&id(name), b"").unwrap()).await);

@@ -16,7 +16,7 @@ fn mesh(pods: &[Pod; 3], delay: Duration) -> [Wire; 3] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_newer_registration_wins_whatever_the_clocks_say() {
+async fn fault_06_the_newer_registration_wins_whatever_the_clocks_say() {
     let pods = three();
     let _wires = mesh(&pods, Duration::from_millis(1));
     let [a, b, c] = &pods;
@@ -79,7 +79,7 @@ async fn a_watcher_hears_nothing_of_a_move() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_under_way_to_the_old_pod_is_sent_on_once() {
+async fn fault_07_what_was_under_way_to_the_old_pod_is_sent_on_once() {
     let pods = three();
     let [a, b, c] = &pods;
     let _wires = [

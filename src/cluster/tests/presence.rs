@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_watcher_hears_of_peers_on_other_pods() {
+async fn fault_08_a_watcher_hears_of_peers_on_other_pods() {
     let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
     let _wire = Wire::new(&a, &b, Duration::from_millis(1));
     let mut alice = a.connect("alice").await;

@@ -139,3 +139,38 @@ async fn a_stock_pod_that_is_linked_later_is_asked_for_those_who_are_watched() {
     stock.turn().await;
     assert_eq!(alice.heard().await, [Heard::Online(id("sam"))]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn fault_01_a_lookup_ends_with_the_first_answer_and_is_shared() {
+    let a = Pod::new("a:7090");
+    let mut has_it = StockPod::new(&a, "s:7090");
+    let mut has_it_not = StockPod::new(&a, "t:7090");
+    has_it.add("sam");
+    let mut senders = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        senders.push(a.connect(name).await);
+    }
+    let began = Instant::now();
+    for sender in &mut senders {
+        sender.send("sam", b"hello").await;
+    }
+    settle().await;
+    sleep(Duration::from_millis(1)).await;
+    has_it.turn().await;
+    has_it.turn().await;
+    assert_eq!(has_it.payloads("sam").len(), 3);
+    assert_eq!(began.elapsed(), Duration::from_millis(1), "not 200 ms");
+    has_it_not.turn().await;
+    assert_eq!(
+        [has_it.asked.len(), has_it_not.asked.len()],
+        [1, 1],
+        "one question for all three"
+    );
+    // A later answer is news, too: the peer is on the other pod by now.
+    has_it_not.add("sam");
+    has_it_not.frame(&encode_i_have(&id("sam"), Seqno(7)));
+    senders[0].send("sam", b"again").await;
+    has_it_not.turn().await;
+    assert_eq!(has_it_not.payloads("sam"), [b"again"]);
+    a.assert_balanced();
+}

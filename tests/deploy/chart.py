@@ -1,11 +1,12 @@
 """The Helm chart, as Kubernetes gets to see it: lint, rendering, schemas, what is in it, and what wrong values are told.
 
-Run by tests/deploy.rs with the Python of a virtual environment that has kubernetes-validate. Says each mistake it finds and
+chart.py PROGRAM; run by tests/deploy.rs with the Python of a virtual environment that has kubernetes-validate. Says each mistake it finds and
 ends with 1 if there was any.
 """
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,9 @@ CHART = ROOT / "deploy/helm/trunkline"
 KUBERNETES = ["1.27", "1.31", "1.34"]
 # Not Kubernetes' own: there are no schemas for them in the package, so their shape is asserted below.
 CUSTOM = {"Certificate", "HTTPRoute", "TLSRoute", "UDPRoute", "ServiceMonitor", "PrometheusRule"}
+
+# Flags that the chart can set already, and that a later version of the program has.
+TO_COME = {"cluster-tls-cert-file", "cluster-tls-key-file", "cluster-tls-ca-file", "cluster-tls-name", "cluster-allow-plain"}
 
 mistakes = []
 
@@ -74,6 +78,16 @@ for path in values:
                 mistakes.append(f"{path.name}, Kubernetes {version}, {kind} {name}: {error}")
 wanted = {"Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy", "Ingress"}
 check(wanted | (CUSTOM - {"PrometheusRule"}) <= seen, f"never rendered: {sorted(wanted - seen)}")
+
+# Each variable is a flag of the program.
+program = sys.argv[1]
+flags = set(re.findall(r"^ +(?:-., )?--([a-z0-9-]+)", subprocess.run([program, "--help"], capture_output=True, text=True).stdout, re.M))
+check("listen-address" in flags, "the help of the program cannot be read")
+for path in values:
+    for (kind, _), one in objects(path).items():
+        if kind == "Deployment":
+            named = {name.removeprefix("TRUNKLINE_").lower().replace("_", "-") for name in environment(one) if name.startswith("TRUNKLINE_")}
+            check(named <= flags | TO_COME, f"{path.name}: no flags of the program: {sorted(named - flags - TO_COME)}")
 
 # One pod.
 found = objects(one_pod)

@@ -164,7 +164,7 @@ true
 {{- if ne (len (uniq $ports)) 4 -}}
 {{- $wrong = append $wrong "containerPort, metricsPort, healthPort and cluster.port must differ" -}}
 {{- end -}}
-{{- $own := list "listen-address" "exposed-address" "auth-secret" "auth-secret-file" "metrics-port" "health-listen-address" "tls-cert-file" "tls-key-file" "trusted-proxies" "enable-stun" "stun-ports" "log-level" "log-format" "cluster-headless" "cluster-port" "pod-ip" "cluster-auth-secret" "cluster-auth-secret-file" "cluster-tls-cert-file" "cluster-tls-key-file" "cluster-tls-ca-file" "cluster-tls-name" "cluster-allow-plain" "drain-delay" "drain-window" -}}
+{{- $own := list "listen-address" "exposed-address" "auth-secret" "auth-secret-file" "metrics-port" "health-listen-address" "tls-cert-file" "tls-key-file" "trusted-proxies" "enable-stun" "stun-ports" "log-level" "log-format" "cluster-headless" "cluster-port" "pod-ip" "cluster-auth-secret" "cluster-auth-secret-file" "cluster-allow-one-way" "cluster-tls-cert-file" "cluster-tls-key-file" "cluster-tls-ca-file" "cluster-tls-name" "cluster-allow-plain" "drain-delay" "drain-window" -}}
 {{- range $flag, $value := $v.settings -}}
 {{- if not (regexMatch "^[a-z][a-z0-9]*(-[a-z0-9]+)*$" $flag) -}}
 {{- $wrong = append $wrong (printf "settings.%s: is not how flags are written: lower case with dashes, without the leading --, such as peer-queue-bytes" $flag) -}}

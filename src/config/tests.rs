@@ -653,10 +653,6 @@ fn help_tells_every_row_of_the_table() {
         help.lines().all(|line| line.chars().count() <= 100),
         "{help}"
     );
-    assert!(
-        !help.contains("--letsencrypt-domains"),
-        "what is not there is not offered"
-    );
 }
 
 #[test]

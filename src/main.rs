@@ -145,6 +145,9 @@ async fn serve(
             .tls(certificates)
             .quic(settings.quic)
             .quic_initial_mtu(settings.quic_initial_mtu);
+        if let Some(via) = &settings.probe_quic_via {
+            server = server.probe_quic_via(via);
+        }
     } else if settings.quic {
         info!("no TLS here, so no QUIC: peers connect with WebSocket");
     }

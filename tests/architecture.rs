@@ -81,6 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "admission",
+            "auth",
             "http",
             "relay",
             "peer",
@@ -94,7 +95,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["auth"]),
-    ("load", &["auth", "transport"]),
+    ("load", &["auth", "tls", "transport"]),
     ("demo", &["auth", "client", "relay", "server"]),
 ];
 

@@ -14,5 +14,5 @@ mod error;
 
 pub use allow_all::AllowAll;
 pub use error::AuthError;
-pub use token::{Secret, Secrets, TokenValidator, is_health_probe, mint};
+pub use token::{Secret, Secrets, TokenValidator, health_probe, is_health_probe, mint};
 pub use validator::{AuthRequest, DynValidator, Validator};

@@ -184,6 +184,12 @@ table! {
         help: "The UDP payload that a QUIC connection starts with, from 1200 to 1452; what the path carries beyond that is \
                found out within a few round trips. The default gets through everywhere",
     }
+    PROBE_QUIC_VIA = {
+        name: "probe-quic-via", hint: "HOST:PORT", group: Group::Tls,
+        help: "Dial this, the relay's own public address, with QUIC once a minute: relay_quic_reachable and one warning in the log \
+               say whether UDP gets through. It must be reachable from here (a NAT that does not let one reach oneself \
+               from within looks like a closed port)",
+    }
     CLUSTER_HEADLESS = {
         name: "cluster-headless", hint: "NAME", group: Group::Cluster,
         help: "The headless Service behind which all pods are found; several pods are one relay then. A name that begins with _ \

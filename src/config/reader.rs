@@ -71,6 +71,16 @@ impl Reader<'_> {
         let quic_initial_mtu = self.read(&flags::QUIC_INITIAL_MTU, |text| {
             values::count(text, INITIAL_MTU_RANGE)
         });
+        let probe_quic_via = self.read_optional(&flags::PROBE_QUIC_VIA, values::host_and_port);
+        if let Some(given) = self.given(&flags::PROBE_QUIC_VIA)
+            && (tls.is_none() || quic == Some(false))
+        {
+            let wrong = Wrong::new(
+                "there is no QUIC to probe",
+                "give --tls-cert-file and --tls-key-file, or leave it out",
+            );
+            self.wrong(&given.origin, wrong);
+        }
         let cluster = self.cluster();
         let drain_delay = self.read(&flags::DRAIN_DELAY, |text| {
             values::duration(text, Duration::ZERO..=DRAIN_DELAY_MAX)
@@ -130,6 +140,7 @@ impl Reader<'_> {
                 tls,
                 quic: quic?,
                 quic_initial_mtu: quic_initial_mtu?,
+                probe_quic_via,
                 cluster,
                 drain_delay: drain_delay?,
                 drain_window: drain_window?,

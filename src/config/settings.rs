@@ -86,6 +86,8 @@ pub struct Settings {
     pub quic: bool,
     /// The UDP payload that a QUIC connection starts with, in bytes.
     pub quic_initial_mtu: u16,
+    /// The public `host:port` at which the relay looks whether QUIC gets through to it.
+    pub probe_quic_via: Option<String>,
     /// The other pods; None: this one is alone.
     pub cluster: Option<ClusterSettings>,
     /// How long a pod of a cluster that is told to stop goes on as before.

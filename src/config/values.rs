@@ -128,6 +128,17 @@ pub(super) fn listen_address(text: &str) -> Result<ListenAddress, Wrong> {
     Ok(ListenAddress { host, port })
 }
 
+/// A host and a port to connect to, as they are.
+pub(super) fn host_and_port(text: &str) -> Result<String, Wrong> {
+    match listen_address(text) {
+        Ok(address) if address.host.is_some() && address.port != 0 => Ok(text.to_owned()),
+        _ => Err(Wrong::new(
+            format!("{} is no address to connect to", quoted(text)),
+            "give host:port, ip:port or [ipv6]:port",
+        )),
+    }
+}
+
 /// Letters, digits, `-`, `_` and dots, and not all digits and dots: that would be a mistyped IPv4 address.
 fn host_name(host: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
@@ -40,8 +40,9 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         matches.get_one::<String>("secret").map(String::as_str),
         matches.get_one::<String>("secret-file").map(Path::new),
     )?;
+    let quic = matches.get_flag("quic");
     let tls = match (
-        matches.get_flag("tls"),
+        matches.get_flag("tls") || quic,
         matches.get_one::<String>("ca-file"),
         matches.get_flag("insecure"),
     ) {
@@ -50,7 +51,7 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         (true, None, true) => Some(tls::trust(None)?),
         (true, None, false) => {
             return Err(LoadError::Usage(
-                "--tls needs to know whom to trust: --ca-file, or --insecure for whatever certificate comes".to_owned(),
+                "TLS and QUIC need to know whom to trust: --ca-file, or --insecure for whatever certificate comes".to_owned(),
             ));
         }
     };
@@ -99,6 +100,7 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
             .get_one::<u32>("source-addresses")
             .expect("has a default"),
         tls,
+        quic,
         progress: true,
         ..defaults
     };
@@ -234,11 +236,13 @@ pub fn command() -> Command {
                 .help("Connect from 127.0.0.1 to 127.0.0.N in turn, so that ports do not run out"),
         )
         .arg(Arg::new("tls").long("tls").action(ArgAction::SetTrue).help("Connect with TLS"))
+        .arg(Arg::new("quic").long("quic").action(ArgAction::SetTrue).help("Connect with QUIC: a datagram for each message"))
+        .group(ArgGroup::new("encrypted").args(["tls", "quic"]))
         .arg(
             Arg::new("ca-file")
                 .long("ca-file")
                 .value_name("FILE")
-                .requires("tls")
+                .requires("encrypted")
                 .conflicts_with("insecure")
                 .help("Certificates in PEM that the relay's must come from"),
         )
@@ -246,7 +250,7 @@ pub fn command() -> Command {
             Arg::new("insecure")
                 .long("insecure")
                 .action(ArgAction::SetTrue)
-                .requires("tls")
+                .requires("encrypted")
                 .help("Take whatever certificate the relay shows"),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object in place of the table"))
@@ -475,6 +479,9 @@ mod tests {
             ("--receive-rate 0", "--receive-rate"),
             ("--duration 0", "--duration"),
             ("--source-addresses 255", "--source-addresses"),
+            ("--quic --insecure --size 1340", "--size"),
+            ("stall --quic --insecure", "stall"),
+            ("--quic", "--ca-file"),
             ("--source-addresses 2 -a 10.0.0.1:9", "--source-addresses"),
             ("--source-addresses 2 -a [::1]:9", "--source-addresses"),
         ] {

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde::Serialize;
-use socket2::SockRef;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -96,12 +95,7 @@ struct Run {
 /// Runs the load: `--pairs` is the number of modest senders.
 pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, LoadError> {
     let (receiver, _) = path.receiver(1).await?;
-    SockRef::from(receiver.stream())
-        .set_recv_buffer_size(SMALL_BUFFER)
-        .map_err(|source| LoadError::Io {
-            doing: "setting a small receive buffer",
-            source,
-        })?;
+    receiver.narrow(SMALL_BUFFER)?;
     let connecting = Rc::clone(path);
     let peers = gather(settings, settings.pairs + 1, move |number| {
         let path = Rc::clone(&connecting);

@@ -1,7 +1,7 @@
 //! `trunkline load`: loads a relay of this protocol, ours or another, and reports what it cost.
 //!
 //! Owns the loads, the connections they run over, and their reports. It is a client: it uses `proto` and `auth` to speak the
-//! protocol, and no other room, so that nothing of the relay can flatter itself. It must cost less than what it measures: one
+//! protocol (and of QUIC the relay's settings), and no other room, so that nothing of the relay can flatter itself. It must cost less than what it measures: one
 //! thread, frames made beforehand, no copy of what comes in; each report has its own CPU time beside the relay's.
 //! (performance.md; peer-protocol.md.)
 //!
@@ -21,6 +21,7 @@ mod path;
 mod peer;
 mod process;
 mod progress;
+mod quic;
 mod report;
 mod scan;
 mod stall;

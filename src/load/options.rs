@@ -11,6 +11,10 @@ use rustls::ClientConfig;
 use super::error::LoadError;
 use super::frame::{MAX_PAYLOAD, STAMP_BYTES};
 use crate::auth::Secret;
+use crate::proto::limits::TRANSPORT_HEADER_LEN;
+
+/// The largest payload of a message that fits one QUIC datagram of a path MTU of 1452 with every client.
+const QUIC_SIZE_MAX: usize = 1377 - TRANSPORT_HEADER_LEN;
 
 /// What is done to the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +139,8 @@ pub struct Settings {
     pub source_addresses: u32,
     /// TLS, as this says; none: plain TCP.
     pub tls: Option<Arc<ClientConfig>>,
+    /// QUIC in the place of TCP, with the same trust.
+    pub quic: bool,
     /// Whether a progress line may be written to stderr.
     pub progress: bool,
 }
@@ -161,6 +167,7 @@ impl Settings {
             pid: None,
             source_addresses: 0,
             tls: None,
+            quic: false,
             progress: false,
         }
     }
@@ -219,6 +226,20 @@ impl Settings {
         refuse(
             self.source_addresses > 254,
             "--source-addresses must be 254 at most".to_owned(),
+        );
+        refuse(
+            self.quic && self.size > QUIC_SIZE_MAX,
+            format!(
+                "--size must be {QUIC_SIZE_MAX} bytes at most with --quic, not {}: a message is one datagram",
+                self.size
+            ),
+        );
+        refuse(
+            self.quic && matches!(self.load, Load::Stall | Load::Storm | Load::Fair),
+            format!(
+                "the {} load needs TCP: what a QUIC receiver does not read is nobody's to hold back",
+                self.load.name()
+            ),
         );
         refuse(
             matches!(self.load, Load::Stall | Load::Storm | Load::Fair)

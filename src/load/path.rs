@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
-use super::peer::{Peer, connect, secured};
+use super::peer::{Peer, connect, doing, secured, within};
+use super::quic::{self, QuicStream};
 use super::tls::Stream;
 use crate::auth::mint;
 use crate::proto::PeerId;
@@ -42,6 +43,10 @@ pub(super) struct Ends {
 #[derive(Debug)]
 pub(super) struct Path {
     tls: Option<Arc<ClientConfig>>,
+    /// QUIC in the place of TCP.
+    quic: Option<quinn::ClientConfig>,
+    /// Over QUIC, what a message carries that must pass before a pair is ready.
+    settle: usize,
     target: Target,
     receivers_on: Option<SocketAddr>,
     token: Vec<u8>,
@@ -109,6 +114,12 @@ impl Path {
             run: rand::random(),
             sources: settings.source_addresses,
             next_source: Cell::new(0),
+            quic: settings
+                .tls
+                .as_deref()
+                .filter(|_| settings.quic)
+                .map(quic::config),
+            settle: settings.size,
             tls: settings.tls.clone(),
             needed_files: connections as u64 * each + 64,
             passed,
@@ -124,8 +135,9 @@ impl Path {
     pub(super) async fn pair(&self, number: u64) -> Result<Ends, LoadError> {
         match self.passed {
             None => {
-                let receiver = self.peer(2 * number + 1, self.receivers_on).await?;
-                let sender = self.peer(2 * number, None).await?;
+                let size = Some(self.settle);
+                let receiver = self.peer(2 * number + 1, self.receivers_on, size).await?;
+                let sender = self.peer(2 * number, None, None).await?;
                 Ok(Ends { sender, receiver })
             }
             Some(ref passed) => self.through_proxy(passed, number).await,
@@ -135,7 +147,7 @@ impl Path {
     /// One connection that is there and says nothing. Through a proxy it has two ends, both of which are to be kept.
     pub(super) async fn lone(&self, number: u64) -> Result<(Peer, Option<Peer>), LoadError> {
         match self.passed {
-            None => Ok((self.peer(number, None).await?, None)),
+            None => Ok((self.peer(number, None, None).await?, None)),
             Some(ref passed) => {
                 let ends = self.through_proxy(passed, number).await?;
                 Ok((ends.sender, Some(ends.receiver)))
@@ -146,13 +158,19 @@ impl Path {
     /// As [`Path::lone`], where receivers are to connect.
     pub(super) async fn receiver(&self, number: u64) -> Result<(Peer, Option<Peer>), LoadError> {
         match (&self.passed, self.receivers_on) {
-            (None, Some(_)) => Ok((self.peer(number, self.receivers_on).await?, None)),
+            (None, Some(_)) => Ok((self.peer(number, self.receivers_on, None).await?, None)),
             _ => self.lone(number).await,
         }
     }
 
-    /// An authenticated peer of the relay, or of its pod at another address.
-    async fn peer(&self, number: u64, elsewhere: Option<SocketAddr>) -> Result<Peer, LoadError> {
+    /// An authenticated peer of the relay, or of its pod at another address. Over QUIC, messages with a payload of `settle` bytes
+    /// reach it from then on.
+    async fn peer(
+        &self,
+        number: u64,
+        elsewhere: Option<SocketAddr>,
+        settle: Option<usize>,
+    ) -> Result<Peer, LoadError> {
         let Target::Relay {
             address,
             host,
@@ -162,6 +180,16 @@ impl Path {
         else {
             unreachable!("a proxy's connections go another way");
         };
+        if let Some(config) = &self.quic {
+            let address = elsewhere.unwrap_or(*address);
+            let stream = within("waiting for the QUIC handshake", async {
+                QuicStream::connect(config.clone(), address, self.source(), host)
+                    .await
+                    .map_err(doing("connecting with QUIC"))
+            })
+            .await?;
+            return Peer::join_quic(stream, &self.id(number), &self.token, settle).await;
+        }
         let stream = connect(
             elsewhere.unwrap_or(*address),
             self.source(),

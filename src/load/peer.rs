@@ -18,6 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::error::LoadError;
 use super::frame::{binary_frame, close_frame, health_answer, pong_frame};
+use super::quic::QuicStream;
 use super::scan::{Scanner, Seen};
 use super::tls::Stream;
 use crate::proto::PeerId;
@@ -69,7 +70,7 @@ fn bound_socket(source: Ipv4Addr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     doing: &'static str,
     step: impl Future<Output = Result<T, LoadError>>,
 ) -> Result<T, LoadError> {
@@ -82,7 +83,7 @@ async fn within<T>(
     }
 }
 
-fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
+pub(super) fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
     move |source| LoadError::Io { doing, source }
 }
 
@@ -120,6 +121,31 @@ impl Peer {
         id: &PeerId,
         token: &[u8],
     ) -> Result<Self, LoadError> {
+        let received = Self::upgrade(&mut stream, host, route).await?;
+        Self::authenticate(stream, received, id, token).await
+    }
+
+    /// As [`Peer::join`] over QUIC, which needs no upgrade; messages with so much payload pass from then on.
+    pub(super) async fn join_quic(
+        stream: QuicStream,
+        id: &PeerId,
+        token: &[u8],
+        settle: Option<usize>,
+    ) -> Result<Self, LoadError> {
+        let stream = Stream::Quic(Box::new(stream));
+        let mut peer = Self::authenticate(stream, Vec::new(), id, token).await?;
+        if let (Some(size), Stream::Quic(stream)) = (settle, &mut peer.stream) {
+            within("waiting for a message of full size", async {
+                let settled = stream.settle(id, size).await;
+                settled.map_err(doing("finding out what the path carries"))
+            })
+            .await?;
+        }
+        Ok(peer)
+    }
+
+    /// Asks for the upgrade; returns what came behind the answer.
+    async fn upgrade(stream: &mut Stream, host: &str, route: &str) -> Result<Vec<u8>, LoadError> {
         let mut received = Vec::with_capacity(512);
         let request = upgrade_request(host, route);
         within("waiting for the upgrade", async {
@@ -152,9 +178,17 @@ impl Peer {
             };
             check_upgrade(&received[..end])?;
             received.drain(..end);
-            Ok(())
+            Ok(received)
         })
-        .await?;
+        .await
+    }
+
+    async fn authenticate(
+        mut stream: Stream,
+        mut received: Vec<u8>,
+        id: &PeerId,
+        token: &[u8],
+    ) -> Result<Self, LoadError> {
         let auth = encode_auth(id, token).expect("a token made here fits an auth message");
         let rest = within("waiting for the auth response", async {
             stream
@@ -208,9 +242,13 @@ impl Peer {
         self.health_checks
     }
 
-    /// The socket below.
-    pub(super) fn stream(&self) -> &TcpStream {
-        self.stream.tcp()
+    /// Lets the kernel take no more than so many bytes by itself. Not over QUIC.
+    pub(super) fn narrow(&self, bytes: usize) -> Result<(), LoadError> {
+        let narrow = || {
+            let tcp = self.stream.tcp().ok_or(io::ErrorKind::Unsupported)?;
+            socket2::SockRef::from(tcp).set_recv_buffer_size(bytes)
+        };
+        narrow().map_err(doing("setting a small receive buffer"))
     }
 
     /// Reads once into `buffer`, and gives each transport message in it (payload bytes, sequence number, send time) to

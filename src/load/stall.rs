@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 
-use socket2::SockRef;
 use tokio::task::{JoinSet, spawn_local};
 
 use super::engine::{PairTask, Shared, Tally};
@@ -47,12 +46,7 @@ async fn phase(
     })
     .await?;
     let (common, _) = path.receiver(common_number).await?;
-    SockRef::from(common.stream())
-        .set_recv_buffer_size(SMALL_BUFFER)
-        .map_err(|source| LoadError::Io {
-            doing: "setting a small receive buffer",
-            source,
-        })?;
+    common.narrow(SMALL_BUFFER)?;
     // Stalled, it is held and never read.
     let (_held, reading) = if stalled {
         (Some(common), None)

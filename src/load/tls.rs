@@ -1,4 +1,4 @@
-//! The load's side of TLS: what it trusts, and a stream that is plain or not.
+//! The load's side of TLS: what it trusts, and a stream that is plain, or TLS, or QUIC.
 
 use std::io;
 use std::path::Path;
@@ -6,20 +6,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    SupportedCipherSuite,
-};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::LoadError;
+use super::quic::QuicStream;
+use crate::tls::AnyCertificate;
 
 /// A configuration that trusts the certificates in a PEM file, or (none) whatever the relay shows.
 pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError> {
@@ -35,7 +33,7 @@ pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError>
     let builder = match file {
         None => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TakeAny(provider))),
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider))),
         Some(file) => {
             let wrong = |error: &dyn std::fmt::Display| {
                 LoadError::Usage(format!("--ca-file {}: {error}", file.display()))
@@ -58,52 +56,12 @@ pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError>
     Ok(Arc::new(config))
 }
 
-/// Takes any certificate: a load is not what somebody's secrets are sent over. Signatures are checked all the same.
-#[derive(Debug)]
-struct TakeAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakeAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// What a peer's bytes go over.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Quic(Box<QuicStream>),
 }
 
 impl Stream {
@@ -122,10 +80,12 @@ impl Stream {
         Ok(Self::Tls(Box::new(stream)))
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
+    /// The TCP stream below, if there is one.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_ref().0),
+            Self::Quic(_) => None,
         }
     }
 }
@@ -139,6 +99,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Quic(quic) => Pin::new(quic).poll_read(cx, buf),
         }
     }
 }
@@ -152,6 +113,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Quic(quic) => Pin::new(quic).poll_write(cx, bytes),
         }
     }
 
@@ -159,6 +121,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Quic(quic) => Pin::new(quic).poll_flush(cx),
         }
     }
 
@@ -166,6 +129,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Quic(quic) => Pin::new(quic).poll_shutdown(cx),
         }
     }
 }

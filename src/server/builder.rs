@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::quic::{self, QuicListener};
+use super::quic_probe;
 use super::tls::TlsLayer;
 use super::{admin, listener};
 use crate::http::{Readiness, health_router, metrics_router};
@@ -61,6 +62,7 @@ pub struct ServerBuilder {
     tls: Option<Certificates>,
     quic: bool,
     quic_initial_mtu: u16,
+    probe_quic_via: Option<String>,
     proxy_protocol: ProxyProtocol,
     inherited: Inherited,
     drain: (Duration, Duration),
@@ -103,6 +105,14 @@ impl ServerBuilder {
     pub fn quic_initial_mtu(mut self, bytes: u16) -> Self {
         let range = INITIAL_MTU_RANGE;
         self.quic_initial_mtu = bytes.clamp(*range.start(), *range.end());
+        self
+    }
+
+    /// Dials this `host:port`, the relay's own public address, once a minute with QUIC, shows what came of it as
+    /// `relay_quic_reachable`, and logs a warning with the likely cause when it does not get through. Default: no probe.
+    #[must_use]
+    pub fn probe_quic_via(mut self, address: impl Into<String>) -> Self {
+        self.probe_quic_via = Some(address.into());
         self
     }
 
@@ -202,6 +212,7 @@ impl ServerBuilder {
             clock: self.clock,
             tls: self.tls,
             quic,
+            probe_quic_via: self.probe_quic_via,
             proxy_protocol: self.proxy_protocol,
             drain: self.drain,
         })
@@ -297,6 +308,7 @@ pub struct Server {
     clock: Clock,
     tls: Option<Certificates>,
     quic: Option<QuicListener>,
+    probe_quic_via: Option<String>,
     proxy_protocol: ProxyProtocol,
     drain: (Duration, Duration),
 }
@@ -315,6 +327,7 @@ impl Server {
             tls: None,
             quic: true,
             quic_initial_mtu: INITIAL_MTU,
+            probe_quic_via: None,
             proxy_protocol: ProxyProtocol::Off,
             inherited: Inherited::default(),
             drain: (Duration::ZERO, Duration::ZERO),
@@ -413,7 +426,14 @@ impl Server {
             if let Some(quic) = self.quic {
                 // Its sender is dropped when all have been told.
                 let closed = async { drop(closed.await) };
-                quic.serve(&relay, stop_peers.watch(), closed).await;
+                let served = quic.serve(&relay, stop_peers.watch(), closed);
+                match &self.probe_quic_via {
+                    None => served.await,
+                    Some(via) => tokio::select! {
+                        () = served => {}
+                        () = quic_probe::run(via, relay.instruments()) => {}
+                    },
+                }
             }
         };
         let life = async {

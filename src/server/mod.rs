@@ -7,6 +7,7 @@ mod builder;
 mod http2;
 mod listener;
 mod quic;
+mod quic_probe;
 mod signals;
 mod tls;
 

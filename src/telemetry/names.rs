@@ -36,6 +36,8 @@ pub const HANDSHAKE_REFUSALS: &str = "relay_handshake_refusals";
 pub const CONNECTIONS: &str = "relay_connections";
 /// TLS handshakes that failed, by `reason`.
 pub const TLS_HANDSHAKE_FAILURES: &str = "relay_tls_handshake_failures";
+/// Whether the relay reaches itself with QUIC at its public address: 1 or 0.
+pub const QUIC_REACHABLE: &str = "relay_quic_reachable";
 /// When the certificate in use expires, in Unix seconds.
 pub const CERTIFICATE_EXPIRY: &str = "relay_tls_certificate_expiry_timestamp_seconds";
 /// Attempts to get a certificate by ACME, by `result`.

@@ -7,12 +7,14 @@
 //! Source: operations.md, *Flags* and *Health*.
 
 mod acme;
+mod any;
 mod config;
 mod files;
 mod records;
 mod store;
 
 pub use acme::{Acme, AcmeError, AcmeSettings, Challenge, LETS_ENCRYPT, StorageError, read_roots};
+pub use any::{AnyCertificate, any_certificate};
 pub use config::server_config;
 pub(crate) use files::read as read_file;
 pub use files::{CERTIFICATE_POLL_INTERVAL, CertificateError, CertificateFiles};

@@ -1,0 +1,310 @@
+//! QUIC on paths of 1280, 1400 and 1500 bytes with 20 ms of round trip, in network namespaces of the test's own: the table behind
+//! `docs/adr/0035`. To see it: `cargo test --test quic_mtu -- --nocapture`.
+//!
+//! Skipped by name where namespaces cannot be made (they need root and `ip`).
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_types, reason = "real sockets need real time")]
+
+mod support;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, Endpoint, TransportConfig};
+use rcgen::generate_simple_self_signed;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+use trunkline::telemetry::counters::DropReason;
+use trunkline::tls::{CertificateFiles, Certificates};
+
+use support::{TestRelay, auth_message, peer, transport};
+
+const NAME: &str = "relay.example.com";
+
+/// A transport message around a full WireGuard packet: 1280 bytes inside the tunnel, 32 of WireGuard, 38 of the relay.
+const FULL: usize = 1280 + 32 + 38;
+
+/// Runs a command; its words on failure.
+fn run(words: &str) -> Result<(), String> {
+    let mut parts = words.split_whitespace();
+    let output = Command::new(parts.next().unwrap()).args(parts).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!(
+            "{words}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(error) => Err(format!("{words}: {error}")),
+    }
+}
+
+/// A client's, a router's and a relay's namespace in a row; the client's link carries packets of `mtu` bytes.
+struct Path {
+    names: [String; 3],
+}
+
+impl Path {
+    fn make(mtu: u32) -> Result<Self, String> {
+        let names = ["client", "router", "relay"]
+            .map(|role| format!("tl-{role}-{}-{mtu}", std::process::id()));
+        let path = Self { names };
+        let [client, router, relay] = &path.names;
+        for name in &path.names {
+            run(&format!("ip netns add {name}"))?;
+            run(&format!("ip -n {name} link set lo up"))?;
+        }
+        // Each link: whose ends, the names and addresses of the ends.
+        for (near, near_end, far_end, net) in [(client, "c0", "r0", 1), (relay, "s0", "r1", 2)] {
+            run(&format!(
+                "ip link add {near_end} netns {near} type veth peer name {far_end} netns {router}"
+            ))?;
+            for (name, end, host) in [(near, near_end, 2), (router, far_end, 1)] {
+                run(&format!(
+                    "ip -n {name} addr add 10.99.{net}.{host}/24 dev {end}"
+                ))?;
+                run(&format!("ip -n {name} link set {end} up"))?;
+                // 10 ms each way, 5 on each link.
+                run(&format!(
+                    "tc -n {name} qdisc add dev {end} root netem delay 5ms"
+                ))?;
+            }
+            run(&format!("ip -n {near} route add default via 10.99.{net}.1"))?;
+        }
+        run(&format!(
+            "ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"
+        ))?;
+        // The ends know nothing of it: they see Ethernet.
+        run(&format!("ip -n {router} link set r0 mtu {mtu}"))?;
+        Ok(path)
+    }
+
+    /// Runs `work` on a thread of its own within one of the namespaces.
+    fn within<T: Send>(&self, index: usize, work: impl AsyncFnOnce() -> T + Send) -> T {
+        let name = &self.names[index];
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    enter(name);
+                    tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .unwrap()
+                        .block_on(work())
+                })
+                .join()
+                .unwrap()
+        })
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _absent = run(&format!("ip netns del {name}"));
+        }
+    }
+}
+
+fn enter(name: &str) {
+    let namespace = File::open(format!("/run/netns/{name}")).unwrap();
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+}
+
+/// A certificate as large as a chain from a public authority: its flight takes several datagrams.
+fn certificate() -> (Certificates, CertificateDer<'static>) {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("quic-mtu");
+    std::fs::create_dir_all(&dir).unwrap();
+    let names = (0..100).map(|n| format!("relay-{n}.example.com"));
+    let names: Vec<_> = names.chain([NAME.to_owned()]).collect();
+    let made = generate_simple_self_signed(names).unwrap();
+    let files = CertificateFiles {
+        certificate: dir.join("tls.crt"),
+        key: dir.join("tls.key"),
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let certificates = Certificates::new();
+    certificates.set(files.load().unwrap());
+    (certificates, made.cert.der().clone())
+}
+
+/// What a client finds on a path.
+#[derive(Debug, Default, Clone, Copy)]
+struct Found {
+    /// From the first packet to the answer to *auth*; none: not within 10 s.
+    connected: Option<Duration>,
+    /// From that to the first full packet from the relay; none: not within 3 s.
+    full: Option<Duration>,
+    /// The largest message that comes from the relay at the end.
+    largest: usize,
+}
+
+impl Found {
+    fn show(time: Option<Duration>) -> String {
+        time.map_or("never".to_owned(), |time| {
+            format!("{} ms", time.as_millis())
+        })
+    }
+}
+
+async fn client(relay: SocketAddr, der: CertificateDer<'static>) -> Found {
+    let mut roots = RootCertStore::empty();
+    roots.add(der).unwrap();
+    let mut tls = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"nb-quic".to_vec()];
+    let tls = QuicClientConfig::try_from(tls).unwrap();
+    let mut config = ClientConfig::new(Arc::new(tls));
+    let mut settings = TransportConfig::default();
+    // The client's own datagrams are its own affair: small ones pass everywhere.
+    settings.initial_mtu(1200);
+    config.transport_config(Arc::new(settings));
+    let endpoint = Endpoint::client(SocketAddr::from(([0; 4], 0))).unwrap();
+    let began = Instant::now();
+    let mut found = Found::default();
+    let connecting = async {
+        let connection = endpoint
+            .connect_with(config, relay, NAME)
+            .unwrap()
+            .await
+            .ok()?;
+        connection
+            .send_datagram(auth_message("client").into())
+            .unwrap();
+        let answer = connection.read_datagram().await.ok()?;
+        assert_eq!(answer[..2], [1, 7]);
+        Some(connection)
+    };
+    let Ok(Some(connection)) = timeout(Duration::from_secs(10), connecting).await else {
+        return found;
+    };
+    found.connected = Some(began.elapsed());
+    let began = Instant::now();
+    // It asks for messages of a size by the first byte of what it sends: see `echo`.
+    if echoed(&connection, FULL, 150).await {
+        found.full = Some(began.elapsed());
+    }
+    // By now discovery is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for size in (1000..=1440).step_by(4) {
+        if echoed(&connection, size, 2).await {
+            found.largest = size;
+        }
+    }
+    found
+}
+
+/// Whether a message of this size comes back in one of so many tries, 20 ms apart.
+async fn echoed(connection: &Connection, size: usize, tries: u32) -> bool {
+    for _ in 0..tries {
+        let mut ask = transport(&peer("echo"), &(size as u16).to_be_bytes());
+        ask.truncate(40);
+        connection.send_datagram(Bytes::from(ask)).unwrap();
+        let deadline = Instant::now() + Duration::from_millis(if tries > 2 { 20 } else { 60 });
+        while let Ok(Ok(message)) =
+            tokio::time::timeout_at(deadline, connection.read_datagram()).await
+        {
+            if message.len() == size {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Answers each request for a message of a size, over a transport that has no limit but the protocol's.
+async fn echo(relay: &TestRelay) {
+    let mut echo = relay.memory_peer("echo").await;
+    tokio::spawn(async move {
+        while let Some(message) = echo.end.recv().await {
+            if let [1, 3, .., high, low] = message[..]
+                && message.len() == 40
+            {
+                let size = usize::from(u16::from_be_bytes([high, low]));
+                let answer = transport(&peer("client"), &vec![5; size - 38]);
+                if !echo.end.send(answer).await {
+                    return;
+                }
+            }
+        }
+    });
+}
+
+/// What a client finds on this path when the relay starts with this MTU, and how many messages were dropped as too large.
+fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
+    let (certificates, der) = certificate();
+    let (tell, told) = mpsc::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        let relay = scope.spawn(|| {
+            path.within(2, async || {
+                let relay = TestRelay::served(
+                    |relay| relay.tls(true),
+                    |server| {
+                        server
+                            .listen([SocketAddr::from(([10, 99, 2, 2], 0))])
+                            .tls(certificates)
+                            .quic_initial_mtu(initial_mtu)
+                    },
+                );
+                echo(&relay).await;
+                tell.send(relay.addr).unwrap();
+                let _ = stopped.await;
+                relay.dropped(DropReason::TooLargeForPath)
+            })
+        });
+        let addr = told.recv().unwrap();
+        let found = path.within(0, async || client(addr, der).await);
+        stop.send(()).unwrap();
+        (found, relay.join().unwrap())
+    })
+}
+
+#[test]
+fn a_handshake_survives_each_path_and_discovery_finds_what_it_carries() {
+    // UDP payload that the path carries without IPv4's head, and what of it is left for a message.
+    const HEADS: usize = 20 + 8;
+    println!("path  initial MTU  connected  first full packet  largest message  too large");
+    for mtu in [1280, 1400, 1500] {
+        let path = match Path::make(mtu) {
+            Ok(path) => path,
+            Err(why) => {
+                println!(
+                    "skipped: a_handshake_survives_each_path_and_discovery_finds_what_it_carries: no network namespaces ({why})"
+                );
+                return;
+            }
+        };
+        for initial in [1200, 1232, 1252, 1452] {
+            let (found, too_large) = measure(&path, initial);
+            println!(
+                "{mtu:4}  {initial:11}  {:>9}  {:>17}  {:15}  {too_large:9}",
+                Found::show(found.connected),
+                Found::show(found.full),
+                found.largest,
+            );
+            if initial == trunkline::transport::quic::INITIAL_MTU {
+                assert!(found.connected.is_some(), "no handshake on {mtu}");
+                assert_eq!(found.full.is_some(), mtu >= 1400 + 10, "{found:?}");
+                // Discovery stops within 20 bytes of the best, and at 1452.
+                let carried = (mtu as usize - HEADS).min(1452);
+                assert!(found.largest + 70 >= carried, "{found:?} of {carried}");
+                assert!(found.largest < carried, "{found:?} of {carried}");
+                assert!(too_large > 0 || mtu == 1500, "dropped, and counted");
+            }
+        }
+    }
+}

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use trunkline::RelayBuilder;
+use trunkline::auth::AllowAll;
 use trunkline::client::{Client, Event};
 use trunkline::telemetry::counters::DropReason;
 use trunkline::tls::{CertificateFiles, Certificates};
@@ -26,7 +27,7 @@ use trunkline::transport::TransportKind;
 
 use support::{
     FrozenClock, TestRelay, auth_message, close, health_check, ids, payload_of, peer, real_pause,
-    request, token, transport,
+    request, token, transport, until,
 };
 
 const NAME: &str = "relay.example.com";
@@ -43,6 +44,11 @@ impl std::ops::Deref for QuicRelay {
     fn deref(&self) -> &TestRelay {
         &self.relay
     }
+}
+
+fn certificate_file(test: &str) -> String {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("quic-{test}"));
+    dir.join("tls.crt").to_str().unwrap().to_owned()
 }
 
 fn certificate(test: &str) -> (Certificates, CertificateDer<'static>) {
@@ -149,10 +155,14 @@ impl QuicRelay {
 /// A way to the relay that can be cut: bytes pass while the task runs.
 async fn tunnel(relay: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
     let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let entry = near.local_addr().unwrap();
+    (entry, tunnel_from(near, relay).await)
+}
+
+async fn tunnel_from(near: UdpSocket, relay: SocketAddr) -> JoinHandle<()> {
     let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     far.connect(relay).await.unwrap();
-    let entry = near.local_addr().unwrap();
-    let task = tokio::spawn(async move {
+    tokio::spawn(async move {
         let (mut up, mut down) = ([0; 2048], [0; 2048]);
         let mut client = None;
         loop {
@@ -166,8 +176,7 @@ async fn tunnel(relay: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
                 }
             }
         }
-    });
-    (entry, task)
+    })
 }
 
 struct QuicClient {
@@ -547,5 +556,131 @@ async fn ipv4_and_ipv6_reach_one_listener() {
         let _client = relay.peer_by(target, name).await;
         let remote = relay.relay.relay.peers().get(&peer(name)).unwrap().remote();
         assert_eq!(remote.get().unwrap().ip(), local.ip());
+    }
+}
+
+/// Our load generator keeps windows of messages in flight and loses none, and trusts whom it is told to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_generator_speaks_quic() {
+    let relay = QuicRelay::with("load", |relay| relay.validator(AllowAll));
+    let file = certificate_file("load");
+    let load = async |words: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));
+        let address = relay.addr.to_string();
+        command.args([
+            "load", words[0], "-a", &address, "-s", "x", "--quic", "--json",
+        ]);
+        command.args(["--pairs=2", "--batch=16", "--duration=0.3", "--warmup=0.1"]);
+        command.args(&words[1..]).output().await.unwrap()
+    };
+    let flow = load(&["flow", "--insecure"]).await;
+    assert!(flow.status.success(), "{flow:?}");
+    let report: serde_json::Value = serde_json::from_slice(&flow.stdout).unwrap();
+    assert_eq!(report["lost"], 0, "{report}");
+    // The name in the certificate is not the address that is dialled.
+    let refused = load(&["flow", "--ca-file", &file]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    for words in [
+        &["paced", "--insecure"][..],
+        &["idle", "--peers=5", "--insecure"],
+        &["churn", "--insecure"],
+    ] {
+        let done = load(words).await;
+        assert!(done.status.success(), "{words:?}: {done:?}");
+    }
+    assert!(relay.conserved().await.1 > 100);
+}
+
+#[tokio::test]
+async fn the_probe_says_whether_quic_gets_through_and_warns_once() {
+    let clock = FrozenClock::freeze();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    // The public address, before anything stands behind it.
+    let public = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let via = public.local_addr().unwrap().to_string();
+    let (certificates, _) = certificate("probe");
+    let relay = TestRelay::served(
+        |relay| relay.tls(true),
+        |server| server.tls(certificates).probe_quic_via(via),
+    );
+    let tunnel = tunnel_from(public, relay.addr).await;
+    let gauge = async |value| {
+        for _ in 0..1000 {
+            let metrics = relay.read_metrics().await;
+            if metrics.has("relay_quic_reachable", &[])
+                && metrics.sum("relay_quic_reachable", &[]) == value
+            {
+                return;
+            }
+            // A timer that is due fires with the next tick only.
+            clock.advance(Duration::from_millis(1)).await;
+        }
+        panic!(
+            "relay_quic_reachable never became {value}: {:#?}",
+            log.lines()
+        );
+    };
+    gauge(1).await;
+    let metrics = relay.read_metrics().await;
+    let failures = metrics.sum("relay_authentication_failures_total", &[]);
+    assert_eq!(failures, 0, "a probe is no failure");
+    tunnel.abort();
+    for _ in 0..30 {
+        clock.advance(Duration::from_secs(10)).await;
+    }
+    gauge(0).await;
+    let lines = log.lines();
+    let warnings: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("WARN") && line.contains("quic_probe"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("forwards TCP alone"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn limits_of_connections_hold_for_quic() {
+    let relay = QuicRelay::with("limits", |relay| relay.max_connections_per_address(1));
+    let first = relay.peer("first").await;
+    let second = relay.dial(relay.config(b"nb-quic"), relay.addr).await;
+    assert!(matches!(second, Err(ConnectionError::ConnectionClosed(_))));
+    let metrics = relay.read_metrics().await;
+    let reason = [("reason", "max_connections_per_address")];
+    assert_eq!(metrics.sum("relay_handshake_refusals_total", &reason), 1);
+    first.send(close());
+    assert!(first.ends().await.is_empty());
+    until("the place is free", || {
+        relay.relay.relay.admission().open() == 0
+    })
+    .await;
+    relay.peer("third").await;
+}
+
+/// What was logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
     }
 }

@@ -2,25 +2,22 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn fault_03_a_failed_dial_is_tried_again() {
-    // An address that nobody listens on yet.
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
-    let mut pod = Pod::tcp(Options::default()).await;
-    pod.discovers(&[address]);
-    let listener = loop {
-        // Somebody else's dial may have borrowed the port for a moment.
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(_) => tokio::task::yield_now().await,
-        }
-    };
-    let (stream, _) = within(listener.accept()).await.unwrap();
-    let mut raw = Raw(stream);
+    let network = Network::default();
+    let there: SocketAddr = "10.0.0.2:7090".parse().unwrap();
+    let mut pod = network.pod("10.0.0.1:7090", Options::default());
+    pod.discovers(&[there]);
+    // Nobody listens there for a minute.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(pod.streams.links.len(), 0);
+    let mut accept = network.listen(there);
+    let since = tokio::time::Instant::now();
+    let stream = within(accept.0.recv()).await.unwrap();
+    assert!(since.elapsed() <= Duration::from_secs(10), "{since:?}");
+    let mut raw = Raw(tokio::io::join(stream.read, stream.write));
     raw.expect(FrameType::Hello).await;
-    raw.hello(&address.to_string(), "").await;
+    raw.hello("10.0.0.2:7090", "").await;
     pod.until(is_ours).await;
 }
 

@@ -291,18 +291,18 @@ fn the_package_has_what_it_should() {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     succeeds(
         Command::new("cargo")
-            .args(["deb", "--no-build", "--target", &host, "--output"])
+            .args(["deb", "--fast", "--no-build", "--target", &host, "--output"])
             .arg(&package)
             .current_dir(root()),
     );
     let contents = succeeds(Command::new("dpkg-deb").arg("--contents").arg(&package));
     for file in [
-        "-rwxr-xr-x root/root .* ./usr/bin/trunkline",
-        "-rw-r--r-- root/root .* ./lib/systemd/system/trunkline.service",
-        "-rw-r--r-- root/root .* ./lib/systemd/system/trunkline.socket",
-        "-rw-r--r-- root/root .* ./usr/lib/sysusers.d/trunkline.conf",
-        "-rw-r--r-- root/root .* ./etc/trunkline/trunkline.env",
-        "-rw-r--r-- root/root .* ./usr/share/doc/trunkline/README.md",
+        "-rwxr-xr-x .* ./usr/bin/trunkline",
+        "-rw-r--r-- .* ./usr/lib/systemd/system/trunkline.service",
+        "-rw-r--r-- .* ./usr/lib/systemd/system/trunkline.socket",
+        "-rw-r--r-- .* ./usr/lib/sysusers.d/trunkline.conf",
+        "-rw-r--r-- .* ./etc/trunkline/trunkline.env",
+        "-rw-r--r-- .* ./usr/share/doc/trunkline/README.md",
     ] {
         let (mode, path) = file.split_once(" .* ").unwrap();
         let found = contents.lines().find(|line| line.ends_with(path));

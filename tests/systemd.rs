@@ -283,7 +283,8 @@ fn a_socket_that_no_setting_names_is_an_error() {
     drop(free);
     let said = failed(&mut service(vec![passed.into()], &elsewhere.to_string()));
     let port = addr.port();
-    assert!(said.contains(&format!("[127.0.0.1:{port}]")), "{said}");
+    let told = format!("what the service manager passed on [127.0.0.1:{port}]");
+    assert!(said.contains(&told), "{said}");
     assert!(said.contains("must name the same address"), "{said}");
 
     // Bound for all addresses here, for one there: the address is in use, but that is not what is wrong.

@@ -32,8 +32,8 @@ const ADMIN_LINGER: Duration = Duration::from_millis(200);
 const PORT_ATTEMPTS: u32 = 16;
 
 /// What to do about a socket that nobody listens on.
-const UNCLAIMED: &str = "the service manager passed a socket for this address, and no setting listens there: \
-                         ListenStream= or ListenDatagram= and the setting must name the same address";
+const UNCLAIMED: &str = "no setting listens there: ListenStream= or ListenDatagram= and \
+                         the setting must name the same address";
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,7 @@ impl ServerBuilder {
                 bound
             }
             (Some(left), _) => Err(BindError {
-                what: "nobody",
+                what: "what the service manager passed",
                 addresses: vec![left],
                 source: io::Error::new(io::ErrorKind::InvalidInput, UNCLAIMED),
             }),

@@ -14,6 +14,10 @@ use crate::proto::PeerId;
 use crate::proto::cluster::{Frame, Seqno, encode_i_have, encode_lost};
 use crate::telemetry::counters::DropReason;
 
+/// How long it is believed that the peers of a pod come back that has been silent for so long already, in milliseconds: theirs have had
+/// the time to connect elsewhere.
+const SILENT_LINGER: u64 = 500;
+
 /// How old a link must be to tell from its silence that it leads to a stock pod, in milliseconds.
 const STOCK_AFTER: u64 = 1_000;
 
@@ -187,7 +191,12 @@ impl FrameSink for Sink {
         if let Some(pod) = self.pod
             && self.owners.pods.down(pod, &self.link, now)
         {
-            self.owners.timeline.add(now + LINGER, Due::Pod(pod));
+            let linger = if self.link.was_silent() {
+                SILENT_LINGER
+            } else {
+                LINGER
+            };
+            self.owners.timeline.add(now + linger, Due::Pod(pod));
         }
     }
 }

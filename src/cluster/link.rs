@@ -36,6 +36,8 @@ pub(crate) struct Link {
     carries_peers: AtomicBool,
     /// Another link has its place: it is being finished.
     is_retired: AtomicBool,
+    /// It was given up because nothing came for too long.
+    was_silent: AtomicBool,
     /// How many PONGs have come.
     pongs: watch::Sender<u64>,
     has_ended: watch::Sender<bool>,
@@ -65,6 +67,7 @@ impl Link {
             is_ours: AtomicBool::new(false),
             carries_peers: AtomicBool::new(carries_peers),
             is_retired: AtomicBool::new(false),
+            was_silent: AtomicBool::new(false),
             pongs: watch::Sender::new(0),
             has_ended: watch::Sender::new(false),
             is_parked: watch::Sender::new(false),
@@ -136,6 +139,15 @@ impl Link {
 
     pub(super) fn dialer(&self) -> Dialer {
         self.dialer
+    }
+
+    /// Whether it was given up because nothing came from the pod for too long.
+    pub(super) fn was_silent(&self) -> bool {
+        self.was_silent.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_silent(&self) {
+        self.was_silent.store(true, Ordering::Release);
     }
 
     /// True the first time.

@@ -71,6 +71,9 @@ impl<R: AsyncRead + Unpin> Session<R> {
         // From here on everybody takes another way; what is queued here still goes out if the pod takes it.
         self.link.outbox().finish(None, &[]);
         let is_orderly = end.is_orderly() || self.link.is_retired();
+        if matches!(end, End::Silence) {
+            self.link.set_silent();
+        }
         let Self {
             streams,
             link,

@@ -65,6 +65,22 @@ async fn the_peers_of_a_lost_pod_are_offline_after_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_peers_of_a_silent_pod_are_offline_soon() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let wire = Wire::new(&a, &b, Duration::from_millis(1));
+    let mut alice = a.connect("alice").await;
+    alice.subscribe(&["bob"]).await;
+    let _bob = b.connect("bob").await;
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(alice.heard().await, [Heard::Online(id("bob"))]);
+    // Fifteen seconds have passed before a link is given up so.
+    wire.ends.iter().for_each(|end| end.set_silent());
+    wire.cut().await;
+    sleep(Duration::from_millis(900)).await;
+    assert_eq!(alice.heard().await, [Heard::Offline(id("bob"))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_hears_of_a_drain_whose_peers_come_back() {
     use crate::crosspod::Directory;
     let pods = ["a:7090", "b:7090", "c:7090"].map(Pod::new);

@@ -7,12 +7,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tracing::info;
 use trunkline::auth::{Secret, TokenValidator};
+use trunkline::cluster::{Cluster, ClusterHandle, ClusterSecrets, PodTls};
 use trunkline::config::{
-    self, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText, Settings,
-    TlsSettings, watch_secrets,
+    self, ClusterSettings, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText,
+    Settings, TlsSettings, watch_secrets,
 };
 use trunkline::demo;
 use trunkline::load;
+use trunkline::proto::cluster::hello::ClusterSecret;
 use trunkline::reload::Reload;
 use trunkline::server::{Server, reload_signal, shutdown_signal};
 use trunkline::systemd::{self, Inherited};
@@ -93,9 +95,6 @@ async fn serve(
     settings: &Settings,
     inherited: Inherited,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    if settings.cluster.is_some() {
-        return Err("this version reads the settings of a cluster, and cannot form one yet".into());
-    }
     let reload = reload_signal();
     let secrets = settings.auth_secret.load()?;
     let validator = TokenValidator::new(keys(&secrets), Clock::system());
@@ -111,7 +110,7 @@ async fn serve(
     }
     let metrics = PrometheusMetrics::new()?;
     let tls = settings.tls.as_ref();
-    let tls = tls.map(|tls| certificates(tls, &metrics, reload));
+    let tls = tls.map(|tls| certificates(tls, &metrics, reload.clone()));
     let (certificates, kept_up_to_date) = tls.transpose()?.unzip();
     let mut relay = Relay::builder()
         .exposed_address(&settings.exposed_address)
@@ -139,7 +138,16 @@ async fn serve(
     }
     let relay = relay.build()?;
     let instance_url = relay.instance_url().clone();
+    let cluster = match &settings.cluster {
+        Some(cluster) => Some(join(cluster, &relay, &reload)?),
+        None => None,
+    };
     let mut server = Server::builder(relay).inherited(inherited);
+    if let Some(cluster) = cluster {
+        server = server
+            .cluster(cluster)
+            .drain(settings.drain_delay, settings.drain_window);
+    }
     if let Some(certificates) = certificates {
         server = server
             .tls(certificates)
@@ -229,6 +237,49 @@ fn certificates(
         }
     };
     Ok((certificates, kept_up_to_date))
+}
+
+/// Makes the relay one of several.
+fn join(
+    settings: &ClusterSettings,
+    relay: &Relay,
+    reload: &Reload,
+) -> Result<ClusterHandle, Box<dyn std::error::Error>> {
+    let cluster_secrets = |texts: &[SecretText]| {
+        let secrets = texts
+            .iter()
+            .filter_map(|text| ClusterSecret::new(text.expose()));
+        secrets.collect::<Vec<_>>()
+    };
+    let secrets = ClusterSecrets::default();
+    if let Some(source) = &settings.auth_secret {
+        let texts = source.load()?;
+        secrets.set_secrets(cluster_secrets(&texts));
+        if let SecretSource::File(path) = source {
+            let accepted = secrets.clone();
+            tokio::spawn(watch_secrets(
+                path.clone(),
+                texts,
+                SECRET_POLL_INTERVAL,
+                reload.clone(),
+                move |texts| accepted.set_secrets(cluster_secrets(&texts)),
+            ));
+        }
+    }
+    let mut cluster = Cluster::builder(settings.announced)
+        .sources(settings.sources.iter().cloned())
+        .secrets(secrets)
+        .allow_one_way(settings.allow_one_way)
+        .queue_bytes(settings.queue_bytes);
+    if let Some(tls) = &settings.tls {
+        let pods = PodTls::load(tls.files.clone(), tls.name.clone(), tls.allow_plain)?;
+        tokio::spawn(
+            pods.clone()
+                .watch(CERTIFICATE_POLL_INTERVAL, reload.clone()),
+        );
+        cluster = cluster.tls(pods);
+    }
+    Ok(cluster.start(relay)?)
 }
 
 /// The addresses to try, or the flag whose host name leads nowhere.

@@ -43,6 +43,7 @@ impl Asks {
     }
 
     /// How many peers are being asked for.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().len()
     }

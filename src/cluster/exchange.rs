@@ -29,6 +29,7 @@ pub(super) struct Exchanges(Mutex<VecDeque<Exchange>>);
 
 impl Exchanges {
     /// How many links have not been told all yet.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().len()
     }

@@ -47,6 +47,7 @@ impl HoldBudget {
     }
 
     /// Bytes that are held now.
+    #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }

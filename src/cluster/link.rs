@@ -48,6 +48,7 @@ pub(crate) struct Link {
 
 impl Link {
     /// As if this pod had dialed.
+    #[cfg(test)]
     pub(super) fn new(pod: PodAddr, policy: &Arc<QueuePolicy>, carries_peers: bool) -> Arc<Self> {
         Self::dialed_by(Dialer::Us, pod, policy, carries_peers)
     }

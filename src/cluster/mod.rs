@@ -3,10 +3,9 @@
 //! Owns the streams between pods, who of them is ours, and who owns which peer. It never sees the relay's types: what it needs of
 //! the relay, and the relay of it, stands in `crosspod`.
 
-#![allow(dead_code, reason = "its parts are being put together")]
-
 mod announce;
 mod asks;
+mod builder;
 mod dial;
 pub mod discovery;
 mod exchange;
@@ -36,6 +35,7 @@ mod tests;
 mod timeline;
 mod tls;
 
+pub use builder::{Cluster, ClusterBuilder, ClusterError, ClusterHandle, Host};
 pub use dial::{Dial, TcpDial};
 pub use hello::ClusterSecrets;
 pub use listen::Accept;

@@ -113,6 +113,7 @@ impl OwnerMetrics {
     }
 
     /// So many messages ended so until now.
+    #[cfg(test)]
     pub(super) fn forwarded_count(&self, result: ForwardResult) -> u64 {
         self.forwards[result as usize].load(Ordering::Relaxed)
     }

@@ -86,6 +86,7 @@ impl Timeline {
     }
 
     /// How much is in it.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.state.lock().due.len()
     }

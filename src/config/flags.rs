@@ -222,6 +222,27 @@ table! {
         help: "Send peers' messages also to pods that this one has dialed and that do not prove the secret, as openZro's pods do not: for the \
                time of a migration",
     }
+    CLUSTER_TLS_CERT_FILE = {
+        name: "cluster-tls-cert-file", hint: "FILE", group: Group::Cluster,
+        help: "The certificate chain in PEM that this pod shows to the others, the pod's own first: pods then speak TLS, both ends show a \
+               certificate. Read again when it changes",
+    }
+    CLUSTER_TLS_KEY_FILE = {
+        name: "cluster-tls-key-file", hint: "FILE", group: Group::Cluster,
+        help: "The private key of that certificate in PEM",
+    }
+    CLUSTER_TLS_CA_FILE = {
+        name: "cluster-tls-ca-file", hint: "FILE", group: Group::Cluster,
+        help: "The authorities in PEM that the other pods' certificates must chain to",
+    }
+    CLUSTER_TLS_NAME = {
+        name: "cluster-tls-name", hint: "NAME", group: Group::Cluster,
+        help: "A DNS name or a SPIFFE URI that the other pods' certificates must carry. Without it, any certificate of those authorities will do",
+    }
+    CLUSTER_ALLOW_PLAIN = {
+        name: "cluster-allow-plain", kind: Kind::Switch, default: Some("false"), hint: "true|false", group: Group::Cluster,
+        help: "Speak without TLS to pods that have none, too: for the time of a migration",
+    }
     CLUSTER_QUEUE_BYTES = {
         name: "cluster-queue-bytes", default: Some("8MiB"), hint: "BYTES", group: Group::Cluster,
         help: "What may wait for one slow pod before messages to it are dropped; at least 1MiB",

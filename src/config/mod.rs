@@ -19,7 +19,7 @@ pub use command_line::{Command, parse};
 pub use mistakes::{ConfigError, Mistake};
 pub use reference::reference;
 pub use secrets::{SECRET_POLL_INTERVAL, SecretError, SecretText, read_secrets, watch_secrets};
-pub use settings::{ClusterSettings, SecretSource, Settings, TlsSettings};
+pub use settings::{ClusterSettings, ClusterTlsSettings, SecretSource, Settings, TlsSettings};
 pub use values::ListenAddress;
 
 pub use crate::telemetry::logging::{LogDestination, LogFormat, LogLevel, LogSettings};

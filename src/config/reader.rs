@@ -16,11 +16,13 @@ use super::{
     flags::{self, Setting},
     mistakes::{ConfigError, Mistake, Wrong},
     secrets::{SecretText, read_secrets},
-    settings::{ClusterSettings, SecretSource, Settings},
+    settings::{ClusterSettings, ClusterTlsSettings, SecretSource, Settings},
     values::{self, ListenAddress},
 };
+use crate::cluster::{PodTls, PodTlsFiles};
 use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
+use crate::tls::CertificateFiles;
 use crate::transport::quic::INITIAL_MTU_RANGE;
 
 /// The least a peer's queue may hold, in bytes: seven messages of the largest size.
@@ -218,6 +220,7 @@ impl Reader<'_> {
             &flags::CLUSTER_AUTH_SECRET_FILE,
         );
         let allow_one_way = self.read(&flags::CLUSTER_ALLOW_ONE_WAY, values::switch);
+        let tls = self.cluster_tls();
         let queue_bytes = self.read(&flags::CLUSTER_QUEUE_BYTES, |text| {
             values::bytes(text, POD_QUEUE_MIN..=PEER_QUEUE_MAX)
         });
@@ -241,7 +244,45 @@ impl Reader<'_> {
             announced: SocketAddr::new(pod_ip?, port?),
             auth_secret,
             allow_one_way: allow_one_way?,
+            tls,
             queue_bytes: queue_bytes?,
+        })
+    }
+
+    /// TLS between pods: the three files, or none of them.
+    fn cluster_tls(&mut self) -> Option<ClusterTlsSettings> {
+        let name = self.read_optional(&flags::CLUSTER_TLS_NAME, values::certificate_name);
+        let allow_plain = self.read(&flags::CLUSTER_ALLOW_PLAIN, values::switch);
+        let settings = [
+            &flags::CLUSTER_TLS_CERT_FILE,
+            &flags::CLUSTER_TLS_KEY_FILE,
+            &flags::CLUSTER_TLS_CA_FILE,
+        ];
+        let given = settings.map(|setting| self.given(setting));
+        let origin = given.iter().flatten().next()?.origin.clone();
+        let texts = given.map(|given| given.and_then(|given| self.text(&given)));
+        let [Some(certificate), Some(key), Some(ca)] = texts else {
+            let names = settings.map(Setting::flag).join(", ");
+            let problem = format!("TLS between pods needs all of {names}");
+            self.wrong(&origin, Wrong::new(problem, "give all three, or none"));
+            return None;
+        };
+        let files = PodTlsFiles {
+            own: CertificateFiles {
+                certificate: certificate.into(),
+                key: key.into(),
+            },
+            ca: ca.into(),
+        };
+        if let Err(error) = PodTls::load(files.clone(), name.clone(), false) {
+            let remedy = "give the pod's certificate chain, its private key and the authorities as PEM files";
+            self.wrong(&origin, Wrong::new(error.to_string(), remedy));
+            return None;
+        }
+        Some(ClusterTlsSettings {
+            files,
+            name,
+            allow_plain: allow_plain?,
         })
     }
 

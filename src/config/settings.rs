@@ -8,6 +8,7 @@ use super::{
     secrets::{SecretError, SecretText, read_secrets},
     values::ListenAddress,
 };
+use crate::cluster::PodTlsFiles;
 use crate::cluster::discovery::Source;
 use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
@@ -44,6 +45,18 @@ pub enum TlsSettings {
     Acme(AcmeSettings),
 }
 
+/// How pods speak TLS with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterTlsSettings {
+    /// What this pod shows, and whom it believes.
+    pub files: PodTlsFiles,
+    /// The DNS name or URI that the other pods' certificates must carry.
+    pub name: Option<String>,
+    /// Whether pods that speak without TLS are pods, too.
+    pub allow_plain: bool,
+}
+
 /// What a pod is told about its cluster.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -56,6 +69,8 @@ pub struct ClusterSettings {
     pub auth_secret: Option<SecretSource>,
     /// Whether peers' messages are sent to pods that have not proven the secret.
     pub allow_one_way: bool,
+    /// TLS between pods; None: they speak without.
+    pub tls: Option<ClusterTlsSettings>,
     /// What may wait for one pod, in bytes.
     pub queue_bytes: usize,
 }

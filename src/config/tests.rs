@@ -497,6 +497,43 @@ fn a_cluster_is_asked_for_by_a_name_or_by_a_list() {
 }
 
 #[test]
+fn tls_between_pods_needs_all_its_files_and_a_name_that_a_certificate_can_carry() {
+    let all = "--cluster-tls-cert-file, --cluster-tls-key-file, --cluster-tls-ca-file";
+    assert_eq!(
+        mistakes(
+            &["--cluster-tls-cert-file=/x"],
+            &[("OZ_CLUSTER_TLS_CA_FILE", "/x")]
+        ),
+        format!(
+            "--cluster-tls-cert-file: TLS between pods needs all of {all}; give all three, or none"
+        )
+    );
+    let missing = mistakes(
+        &[
+            "--cluster-tls-cert-file=/no/such/file",
+            "--cluster-tls-key-file=/x",
+            "--cluster-tls-ca-file=/x",
+        ],
+        &[],
+    );
+    assert!(
+        missing.starts_with("--cluster-tls-cert-file: /no/such/file cannot be read"),
+        "{missing}"
+    );
+    for name in ["relay.mesh.svc", "spiffe://example.org/relay"] {
+        settings(&["--cluster-tls-name", name], &[]);
+    }
+    for name in ["", "http://example.org", "spiffe://", "a b", "10.0.0.1"] {
+        let text = mistakes(&["--cluster-tls-name", name], &[]);
+        assert!(
+            text.contains("is not a name that a certificate carries"),
+            "{text}"
+        );
+    }
+    assert!(cluster(&["--cluster-peers=a:1"], &[]).tls.is_none());
+}
+
+#[test]
 fn a_pod_that_does_not_know_its_own_address_is_told_so() {
     let remedy = "give the address by which other pods reach this one, or set one of TRUNKLINE_POD_IP, OZ_POD_IP, NB_POD_IP, POD_IP";
     assert_eq!(

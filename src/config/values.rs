@@ -208,6 +208,20 @@ pub(super) fn pods(text: &str) -> Result<Vec<Source>, Wrong> {
         .collect()
 }
 
+/// A name that a certificate can carry: a DNS name, or a URI.
+pub(super) fn certificate_name(text: &str) -> Result<String, Wrong> {
+    let is_uri = text.split_once("://").is_some_and(|(scheme, rest)| {
+        scheme == "spiffe" && !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic())
+    });
+    if is_uri || !text.is_empty() && host_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        format!("{} is not a name that a certificate carries", quoted(text)),
+        "give a DNS name such as relay.mesh.svc, or a URI such as spiffe://example.org/relay",
+    ))
+}
+
 /// An address that other machines can reach.
 pub(super) fn pod_ip(text: &str) -> Result<IpAddr, Wrong> {
     text.parse()

@@ -14,6 +14,7 @@ use super::quic::{self, QuicListener};
 use super::quic_probe;
 use super::tls::TlsLayer;
 use super::{admin, listener};
+use crate::cluster::ClusterHandle;
 use crate::http::{Readiness, health_router, metrics_router};
 use crate::proxies::ProxyProtocol;
 use crate::relay::Relay;
@@ -66,9 +67,18 @@ pub struct ServerBuilder {
     proxy_protocol: ProxyProtocol,
     inherited: Inherited,
     drain: (Duration, Duration),
+    cluster: Option<ClusterHandle>,
 }
 
 impl ServerBuilder {
+    /// The fabric that makes this relay one of several: the server is ready when the first discovery round is done, and stops the
+    /// fabric when all peers are gone.
+    #[must_use]
+    pub fn cluster(mut self, cluster: ClusterHandle) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
     /// What a shutdown gives the other pods of a cluster: for the `delay` it goes on as before, but for `/readyz`, so that no new
     /// peers are sent here; then the closes are spread evenly over the `window`. Default: none of both, all peers are closed at once.
     #[must_use]
@@ -215,6 +225,7 @@ impl ServerBuilder {
             probe_quic_via: self.probe_quic_via,
             proxy_protocol: self.proxy_protocol,
             drain: self.drain,
+            cluster: self.cluster,
         })
     }
 
@@ -311,6 +322,7 @@ pub struct Server {
     probe_quic_via: Option<String>,
     proxy_protocol: ProxyProtocol,
     drain: (Duration, Duration),
+    cluster: Option<ClusterHandle>,
 }
 
 impl Server {
@@ -331,6 +343,7 @@ impl Server {
             proxy_protocol: ProxyProtocol::Off,
             inherited: Inherited::default(),
             drain: (Duration::ZERO, Duration::ZERO),
+            cluster: None,
         }
     }
 
@@ -437,8 +450,18 @@ impl Server {
             }
         };
         let life = async {
-            self.readiness.set_ready();
-            shutdown.await;
+            let ready = async {
+                if let Some(cluster) = &self.cluster {
+                    cluster.ready().await;
+                }
+                self.readiness.set_ready();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                () = shutdown => {}
+                () = ready => {}
+            }
             let (delay, window) = self.drain;
             info!(peers = relay.peers().len(), "shutting down");
             self.readiness.set_stopping();
@@ -455,6 +478,9 @@ impl Server {
                 );
             }
             drop(all_closed);
+            if let Some(cluster) = &self.cluster {
+                cluster.stop().await;
+            }
             stop_admin.start();
         };
         tokio::join!(peers, quic, life);

@@ -4,6 +4,7 @@
 
 mod admin;
 mod builder;
+mod cluster;
 mod http2;
 mod listener;
 mod quic;

@@ -230,7 +230,8 @@ async fn settle() {
 struct Wire {
     ends: [Arc<Link>; 2],
     /// Whether bytes travel from the first to the second, and from the second to the first.
-    open: [watch::Sender<bool>; 2],
+    /// Held as long as the wire: a pump whose sender is gone does not wait.
+    _open: [watch::Sender<bool>; 2],
     pumps: Vec<JoinHandle<()>>,
 }
 
@@ -265,7 +266,7 @@ impl Wire {
         ];
         Self {
             ends: [a_to_b, b_to_a],
-            open,
+            _open: open,
             pumps,
         }
     }

@@ -27,7 +27,6 @@ struct World {
     /// What has been sent, and what has been received.
     sent: u32,
     received: HashSet<(PeerId, Vec<u8>)>,
-    last: HashMap<(PeerId, PeerId), u32>,
     log: Vec<String>,
 }
 
@@ -60,7 +59,6 @@ impl World {
             conns: Vec::new(),
             sent: 0,
             received: HashSet::new(),
-            last: HashMap::new(),
             log: Vec::new(),
         };
         for a in 0..world.pods.len() {

@@ -7,7 +7,10 @@ use std::time::Duration;
 use rcgen::generate_simple_self_signed;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -230,6 +233,38 @@ async fn what_is_no_tls_is_told_so_and_counted() {
         let count = metrics.sum("relay_tls_handshake_failures_total", &[("reason", reason)]);
         assert_eq!(count, 1, "{reason}");
     }
+}
+
+/// As an ACME authority does that has seen what it came for.
+#[tokio::test]
+async fn who_closes_with_the_end_of_the_handshake_has_not_failed() {
+    let pair = write_pair(&dir("closes"));
+    let (relay, _) = started(&pair);
+    let name = ServerName::try_from(NAME).unwrap();
+    let mut session = ClientConnection::new(trusting(&[&pair], &TLS13), name).unwrap();
+    let mut raw = TcpStream::connect(relay.addr).await.unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    raw.write_all(&hello).await.unwrap();
+    let mut bytes = [0; 4096];
+    while session.is_handshaking() {
+        let read = raw.read(&mut bytes).await.unwrap();
+        let mut read = &bytes[..read];
+        while !read.is_empty() {
+            session.read_tls(&mut read).unwrap();
+            session.process_new_packets().unwrap();
+        }
+    }
+    session.send_close_notify();
+    let mut last = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut last).unwrap();
+    }
+    raw.write_all(&last).await.unwrap();
+    let mut rest = Vec::new();
+    raw.read_to_end(&mut rest).await.unwrap();
+    let metrics = relay.read_metrics().await;
+    assert_eq!(metrics.sum("relay_tls_handshake_failures_total", &[]), 0);
 }
 
 #[tokio::test]

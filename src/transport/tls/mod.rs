@@ -98,6 +98,10 @@ impl TlsStream {
             ready!(shared.poll_flush(cx)).map_err(lost)?;
             match state.stage {
                 Stage::Open => return Poll::Ready(Ok(())),
+                // Who closes together with the last message of the handshake, as an ACME authority does, has not failed.
+                Stage::PeerClosed if !shared.session.lock().is_handshaking() => {
+                    return Poll::Ready(Ok(()));
+                }
                 Stage::PeerClosed => {
                     return Poll::Ready(Err(TlsError::Lost(io::ErrorKind::UnexpectedEof.into())));
                 }

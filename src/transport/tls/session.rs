@@ -141,6 +141,11 @@ impl Session {
         }
     }
 
+    /// Whether the two sides have not come to terms yet.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
     /// The protocol that was agreed upon.
     pub(super) fn alpn(&self) -> Option<Vec<u8>> {
         self.connection.alpn_protocol().map(<[u8]>::to_vec)

@@ -19,6 +19,8 @@ use trunkline::reload::Reload;
 use trunkline::server::{Server, reload_signal, shutdown_signal};
 use trunkline::systemd::{self, Inherited};
 use trunkline::telemetry::logging;
+use trunkline::telemetry::otlp::Otlp;
+use trunkline::telemetry::process;
 use trunkline::telemetry::prometheus::PrometheusMetrics;
 use trunkline::time::Clock;
 use trunkline::tls::{Acme, CERTIFICATE_POLL_INTERVAL, Certificates};
@@ -55,12 +57,26 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
-    let _log = logging::init(&settings.log)?;
-    let inherited = Inherited::from_env()?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(serve(settings, inherited))
+        .build()?;
+    let otlp = settings.otlp.as_ref();
+    let otlp = otlp.map(|otlp| Otlp::start(otlp, runtime.handle()));
+    let otlp = otlp.transpose()?;
+    let _log = logging::init(&settings.log, otlp.as_ref().and_then(Otlp::tracer))?;
+    let inherited = Inherited::from_env()?;
+    runtime.block_on(async {
+        let metrics = PrometheusMetrics::with_otlp(otlp.as_ref())?;
+        process::observe(&metrics.meter(), &Clock::system());
+        if let Some(otlp) = &otlp {
+            otlp.observe(&metrics.meter());
+        }
+        let served = serve(settings, inherited, metrics.clone()).await;
+        if let Some(otlp) = otlp {
+            otlp.shutdown(metrics.provider()).await;
+        }
+        served
+    })
 }
 
 /// Lets the process open as many files as its hard limit allows, as Go programs do by themselves: each peer is one, and the usual
@@ -94,6 +110,7 @@ fn connections_for(open_files: Option<u64>) -> usize {
 async fn serve(
     settings: &Settings,
     inherited: Inherited,
+    metrics: PrometheusMetrics,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let reload = reload_signal();
     let secrets = settings.auth_secret.load()?;
@@ -108,7 +125,6 @@ async fn serve(
             move |secrets| accepted.set_secrets(keys(&secrets)),
         ));
     }
-    let metrics = PrometheusMetrics::new()?;
     let tls = settings.tls.as_ref();
     let tls = tls.map(|tls| certificates(tls, &metrics, reload.clone()));
     let (certificates, kept_up_to_date) = tls.transpose()?.unzip();
@@ -194,6 +210,8 @@ async fn serve(
         health = server.health_addr().map(tracing::field::display),
         metrics = server.metrics_addr().map(tracing::field::display),
         stun = stun_listed(&server.stun_addrs()),
+        otlp_metrics = settings.otlp.as_ref().is_some_and(|otlp| otlp.metrics.is_some()),
+        otlp_traces = settings.otlp.as_ref().is_some_and(|otlp| otlp.traces.is_some()),
         "relay is up"
     );
     let (readiness, relay) = (server.readiness(), server.relay().clone());

@@ -17,13 +17,14 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt as _};
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 
 use super::discovery::Discovered;
 use super::hello::GreetError;
 use super::link::Link;
 use super::stream::PodStream;
 use super::streams::Streams;
+use crate::telemetry::spans;
 
 /// How long a dial may take, TLS handshake included.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -134,7 +135,8 @@ impl Dialer {
         let mut complaint = None;
         loop {
             self.streams.links.unlinked(address).await;
-            match self.connect(address).await {
+            let span = spans::dial(&address);
+            match self.connect(address).instrument(span).await {
                 Ok(Some(link)) => {
                     complaint = None;
                     let up = Instant::now();
@@ -161,6 +163,14 @@ impl Dialer {
     }
 
     async fn connect(&mut self, address: SocketAddr) -> Result<Option<Arc<Link>>, BoxError> {
+        let result = self.try_connect(address).await;
+        if result.is_err() {
+            spans::failed("unreachable");
+        }
+        result
+    }
+
+    async fn try_connect(&mut self, address: SocketAddr) -> Result<Option<Arc<Link>>, BoxError> {
         let stream = self.dial.ready().await?.call(address).await?;
         match self.streams.dialed(address, stream).await {
             Ok(link) => Ok(link.ok()),

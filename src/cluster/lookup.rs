@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 use tower::{BoxError, Service};
+use tracing::Span;
 
 use super::held::{HOLD_MAX, Held, HeldMessage, Hop};
 use super::link::Link;
@@ -22,6 +23,7 @@ use crate::crosspod::{Locate, PodAddr};
 use crate::proto::PeerId;
 use crate::proto::cluster::{FrameType, encode_who_has};
 use crate::telemetry::counters::DropReason;
+use crate::telemetry::spans;
 
 /// How long an owner may take to answer, in milliseconds (cluster-protocol.md, *Fixed facts*).
 const ANSWER_WITHIN: u64 = 200;
@@ -52,6 +54,8 @@ pub(super) struct Pending {
     is_lookup: bool,
     /// Tells its timeouts from those of an earlier one.
     number: u32,
+    /// From the question to its answer; none for one that waits.
+    span: Span,
 }
 
 /// Where a message goes.
@@ -117,6 +121,11 @@ impl Owners {
                 since: now,
                 is_lookup,
                 number,
+                span: if is_lookup {
+                    spans::lookup(peer)
+                } else {
+                    Span::none()
+                },
             },
         );
         self.ask(peer, |_| true);
@@ -242,6 +251,9 @@ impl Owners {
     }
 
     fn ended(&self, pending: Pending, result: LookupResult, pod: Option<&PodAddr>) {
+        if let LookupResult::NotFound = result {
+            spans::refuse(&pending.span, "not_found");
+        }
         if pending.is_lookup {
             self.metrics.looked_up(
                 result,

@@ -72,6 +72,11 @@ impl<'a> Lookup<'a> {
                 })
             })
     }
+
+    /// A variable by its whole name, if it is set.
+    pub(super) fn variable(&self, name: &str) -> Option<OsString> {
+        (self.env)(name)
+    }
 }
 
 /// The variables made from a flag's name, in the order in which they count.

@@ -348,6 +348,9 @@ Where to look:
   health   http://HOST:9000/healthz: it runs; /readyz: it takes peers; /health: JSON
            (--health-listen-address)
 
+OpenTelemetry: with OTEL_EXPORTER_OTLP_ENDPOINT set, metrics and traces are sent there (http/protobuf); the other
+standard variables count, too.
+
 Exit codes:
   0  stopped by a signal, or printed what was asked for
   1  could not start or go on (an address in use, ...), or a second signal

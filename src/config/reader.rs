@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+mod otlp;
 mod tls;
 
 use super::{
@@ -119,6 +120,7 @@ impl Reader<'_> {
         });
         let stun = self.read(&flags::ENABLE_STUN, values::switch);
         let stun_ports = self.read(&flags::STUN_PORTS, values::ports);
+        let otlp = self.otlp();
         let log = self.log();
         self.check_ports(
             listen_address.as_ref(),
@@ -156,6 +158,7 @@ impl Reader<'_> {
                 max_subscriptions: max_subscriptions?,
                 health_check_threshold: health_check_threshold?,
                 stun_ports: if stun? { stun_ports? } else { Vec::new() },
+                otlp,
                 log: log?,
             })
         };

@@ -12,6 +12,7 @@ use crate::cluster::PodTlsFiles;
 use crate::cluster::discovery::Source;
 use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
+use crate::telemetry::otlp::OtlpSettings;
 use crate::tls::{AcmeSettings, CertificateFiles};
 
 /// Where secrets come from.
@@ -129,6 +130,8 @@ pub struct Settings {
     pub health_check_threshold: u32,
     /// The UDP ports of the STUN server, on all addresses; none: there is no STUN server. 0 means any free one.
     pub stun_ports: Vec<u16>,
+    /// Where metrics and traces are sent; None: nowhere.
+    pub otlp: Option<OtlpSettings>,
     /// The log.
     pub log: LogSettings,
 }

@@ -24,9 +24,10 @@ use crate::admission::{self, Permit};
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
-use crate::transport::RemoteAddr;
+use crate::telemetry::spans::ConnectionSpan;
 use crate::transport::tls::TlsStream;
 use crate::transport::ws::{Stream, Upgraded};
+use crate::transport::{RemoteAddr, TransportKind};
 
 /// Answers 101, or 200 over HTTP/2, and feeds the connection to the relay, or says what is wrong with the request.
 pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
@@ -61,7 +62,12 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
     };
     let stream_use = request.extensions_mut().remove::<StreamUse>();
     let on_upgrade = hyper::upgrade::on(&mut request);
-    let peer = take_over(relay, on_upgrade, client, permit);
+    let span = ConnectionSpan::start(
+        &client,
+        TransportKind::WebSocket.name(),
+        Some(request.headers()),
+    );
+    let peer = take_over(relay, on_upgrade, client, span, permit);
     match stream_use {
         // The usual task is not to be larger for the sake of the other.
         None => tokio::spawn(peer),
@@ -124,7 +130,13 @@ fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
 }
 
 /// Waits for the raw stream and hands it to the relay. The permit is kept until the connection has ended.
-async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _permit: Permit) {
+async fn take_over(
+    relay: Relay,
+    on_upgrade: OnUpgrade,
+    remote: RemoteAddr,
+    span: ConnectionSpan,
+    _permit: Permit,
+) {
     let mut drain = relay.drain().watch();
     let upgraded = tokio::select! {
         upgraded = timeout(HANDSHAKE_TIMEOUT, on_upgrade) => upgraded,
@@ -134,11 +146,13 @@ async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _per
     let upgraded = match upgraded {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
+            span.refused("connection_lost");
             debug!(client.address = %remote, %error, "connection lost during the upgrade");
             return;
         }
         Err(_) => {
             relay.instruments().handshake_timed_out("upgrade");
+            span.refused("timeout");
             info!(client.address = %remote, error.type = "timeout", "connection refused: upgrade not finished within 10 s");
             return;
         }
@@ -146,9 +160,9 @@ async fn take_over(relay: Relay, on_upgrade: OnUpgrade, remote: RemoteAddr, _per
     // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
     // outcome has been counted and logged by the relay. The others are boxed, so that a plain peer's task is not as large as theirs.
     let _ = match unwrap(upgraded) {
-        Found::Tcp(tcp) => relay.accept(tcp, remote).await,
-        Found::Tls(tls) => Box::pin(relay.accept(tls, remote)).await,
-        Found::Boxed(boxed) => Box::pin(relay.accept(boxed, remote)).await,
+        Found::Tcp(tcp) => relay.accept_within(span, tcp, remote).await,
+        Found::Tls(tls) => Box::pin(relay.accept_within(span, tls, remote)).await,
+        Found::Boxed(boxed) => Box::pin(relay.accept_within(span, boxed, remote)).await,
     };
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower::{Layer, Service, ServiceExt};
+use tracing::Instrument as _;
 
 use super::{HandshakeError, Hello, Incoming};
 use crate::auth::{AuthRequest, DynValidator, is_health_probe};
 use crate::proto::PeerId;
+use crate::telemetry::spans;
 use crate::transport::MessageTransport;
 
 /// A connection whose token the validator took. Its fields are private: nothing but the layer below can make one.
@@ -96,7 +98,9 @@ where
                 token: token.as_bytes(),
                 remote: incoming.remote.get(),
             };
-            match validator.validate_boxed(&request).await {
+            spans::peer(&peer);
+            let validated = validator.validate_boxed(&request);
+            match validated.instrument(spans::authenticate()).await {
                 Ok(()) => inner.oneshot(Authenticated { peer, incoming }).await,
                 Err(_) if is_health_probe(&request) => Err(HandshakeError::Probe),
                 Err(error) => Err(HandshakeError::Refused { peer, error }),

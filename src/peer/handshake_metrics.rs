@@ -4,16 +4,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tower::{Layer, Service};
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, Span, debug, info, warn};
 
 use super::{HandshakeError, Incoming};
 use crate::auth::AuthError;
 use crate::telemetry::instruments::Instruments;
+use crate::telemetry::spans;
 use crate::transport::RemoteAddr;
 
 /// Counts refusals by reason, measures successes, writes a line for each refusal.
 #[derive(Debug, Clone)]
-pub(super) struct HandshakeMetricsLayer(pub(super) Instruments);
+pub(super) struct HandshakeMetricsLayer {
+    pub(super) instruments: Instruments,
+    /// What the handshake runs in.
+    pub(super) span: Span,
+}
 
 impl<S> Layer<S> for HandshakeMetricsLayer {
     type Service = HandshakeMetrics<S>;
@@ -21,7 +26,8 @@ impl<S> Layer<S> for HandshakeMetricsLayer {
     fn layer(&self, inner: S) -> Self::Service {
         HandshakeMetrics {
             inner,
-            instruments: self.0.clone(),
+            instruments: self.instruments.clone(),
+            span: self.span.clone(),
         }
     }
 }
@@ -31,6 +37,7 @@ impl<S> Layer<S> for HandshakeMetricsLayer {
 pub(super) struct HandshakeMetrics<S> {
     inner: S,
     instruments: Instruments,
+    span: Span,
 }
 
 impl<T, S> Service<Incoming<T>> for HandshakeMetrics<S>
@@ -49,20 +56,24 @@ where
     fn call(&mut self, incoming: Incoming<T>) -> Self::Future {
         let instruments = self.instruments.clone();
         let (remote, accepted) = (incoming.remote, incoming.accepted);
-        let response = self.inner.call(incoming);
-        Box::pin(async move {
+        // Taken out: it ends with the handshake, not with the connection.
+        let span = std::mem::replace(&mut self.span, Span::none());
+        let response = span.in_scope(|| self.inner.call(incoming));
+        let handshake = async move {
             let result = response.await;
             match &result {
                 Ok(_) => instruments.authenticated(accepted.elapsed()),
                 Err(error) => refused(&instruments, error, remote),
             }
             result
-        })
+        };
+        Box::pin(handshake.instrument(span))
     }
 }
 
 fn refused(instruments: &Instruments, error: &HandshakeError, client: RemoteAddr) {
     let reason = error.reason();
+    spans::failed(reason);
     match error {
         HandshakeError::Probe => {
             debug!(client.address = %client, "health-check probe answered by closing");

@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tower::{Layer, Service, ServiceExt};
+use tracing::Instrument as _;
 
 use super::{HandshakeError, Incoming};
 use crate::proto::PeerId;
 use crate::proto::limits::AUTH_MAX;
 use crate::proto::peer::{self, Message, MessageError};
+use crate::telemetry::spans;
 use crate::transport::MessageTransport;
 
 /// A connection that has said who it is, and not yet been believed.
@@ -76,7 +78,8 @@ where
     fn call(&mut self, mut incoming: Incoming<T>) -> Self::Future {
         let inner = self.inner.clone();
         Box::pin(async move {
-            match incoming.transport.first_message(AUTH_MAX, read).await {
+            let first = incoming.transport.first_message(AUTH_MAX, read);
+            match first.instrument(spans::hello()).await {
                 Ok(Ok((peer, token))) => {
                     inner
                         .oneshot(Hello {

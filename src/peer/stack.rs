@@ -13,6 +13,7 @@ use super::peer_loop::PeerLoop;
 use super::{HANDSHAKE_TIMEOUT, HandshakeError, Incoming, Shared};
 use crate::stack::drain::DrainLayer;
 use crate::stack::stage::StageLayer;
+use crate::telemetry::spans::ConnectionSpan;
 use crate::transport::MessageTransport;
 
 /// Takes one connection from its first byte to its close. Every transport goes through here.
@@ -22,13 +23,17 @@ use crate::transport::MessageTransport;
 pub(crate) async fn accept<T: MessageTransport>(
     shared: &Arc<Shared>,
     incoming: Incoming<T>,
+    span: ConnectionSpan,
 ) -> Result<Closed, HandshakeError> {
     // Held from the first byte to the last: a shutdown that begins between two stages waits for what comes of it.
     let _watch = shared.drain.watch();
     // Unauthenticated connections, and only those.
     let handshake = ServiceBuilder::new()
         // Outermost, so that whatever happens below is counted and logged once.
-        .layer(HandshakeMetricsLayer(shared.instruments.clone()))
+        .layer(HandshakeMetricsLayer {
+            instruments: shared.instruments.clone(),
+            span: span.into_span(),
+        })
         .map_err(HandshakeError::fold)
         // A silent connection never holds up a shutdown.
         .layer(DrainLayer::new(shared.drain.watch()))

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use tracing::Instrument as _;
+
 use super::{Relay, SHUTDOWN_TIMEOUT};
 use crate::peer;
+use crate::telemetry::spans;
 
 impl Relay {
     /// Takes no more peers, tells those connected *close*, and waits until all connections have ended, at most 30 s.
@@ -18,6 +21,11 @@ impl Relay {
     /// As [`Relay::shutdown`], with the closes spread evenly over `window`, so that the peers do not all come to another pod in
     /// the same instant. Messages go on meanwhile, both ways. The 30 s include the window.
     pub async fn shutdown_over(&self, window: Duration) -> usize {
+        let span = spans::drain(self.shared.registry.len());
+        self.drain_over(window).instrument(span).await
+    }
+
+    async fn drain_over(&self, window: Duration) -> usize {
         let began = Instant::now();
         let last = began + SHUTDOWN_TIMEOUT;
         if let Some(directory) = self.shared.presence.directory() {

@@ -21,7 +21,8 @@ use crate::proxies::TrustedProxies;
 use crate::stack::drain::Drain;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::instruments::{Gauges, Instruments};
-use crate::transport::{IntoTransport, RemoteAddr};
+use crate::telemetry::spans::ConnectionSpan;
+use crate::transport::{IntoTransport, MessageTransport as _, RemoteAddr};
 
 /// The longest a shutdown may take (peer-protocol.md, *A connected peer*, Shutdown).
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,13 +81,34 @@ impl Relay {
         connection: impl IntoTransport,
         remote: RemoteAddr,
     ) -> Result<Closed, HandshakeError> {
+        let incoming = self.incoming(connection, remote);
+        let protocol = incoming.transport.kind().name();
+        let span = ConnectionSpan::start(&remote, protocol, None);
+        peer::accept(&self.shared, incoming, span).await
+    }
+
+    /// The same, where its span has begun already.
+    pub(crate) async fn accept_within(
+        &self,
+        span: ConnectionSpan,
+        connection: impl IntoTransport,
+        remote: RemoteAddr,
+    ) -> Result<Closed, HandshakeError> {
+        let incoming = self.incoming(connection, remote);
+        peer::accept(&self.shared, incoming, span).await
+    }
+
+    fn incoming<C: IntoTransport>(
+        &self,
+        connection: C,
+        remote: RemoteAddr,
+    ) -> Incoming<C::Transport> {
         self.shared.ticks.start();
-        let incoming = Incoming {
+        Incoming {
             transport: connection.into_transport(&self.shared.policy),
             remote,
             accepted: Instant::now(),
-        };
-        peer::accept(&self.shared, incoming).await
+        }
     }
 
     /// Who gets a place: the limits on connections and handshakes, in all and for each address.

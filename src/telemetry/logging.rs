@@ -24,6 +24,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
 };
 
+use super::spans;
+use opentelemetry_sdk::trace::SdkTracer;
 use queue::LineQueue;
 use sink::{Console, RotatingFile, Sink, Syslog};
 
@@ -117,13 +119,13 @@ pub enum LoggingError {
     AlreadyStarted,
 }
 
-/// Starts the process's log. Keep the guard until the end: dropping it writes what is still queued.
+/// Starts the process's log, and gives spans to `tracer`, if there is one. Keep the guard until the end: dropping it writes what is still queued.
 ///
 /// # Errors
 /// See [`LoggingError`].
-pub fn init(log: &LogSettings) -> Result<LogGuard, LoggingError> {
+pub fn init(log: &LogSettings, tracer: Option<SdkTracer>) -> Result<LogGuard, LoggingError> {
     let (lines, guard) = LineQueue::start(open(log)?, tell_lost).map_err(LoggingError::Thread)?;
-    tracing::subscriber::set_global_default(subscriber(log, lines))
+    tracing::subscriber::set_global_default(subscriber(log, lines, tracer))
         .map_err(|_| LoggingError::AlreadyStarted)?;
     Ok(guard)
 }
@@ -154,7 +156,11 @@ fn open(log: &LogSettings) -> Result<Box<dyn Sink>, LoggingError> {
     })
 }
 
-fn subscriber(log: &LogSettings, lines: LineQueue) -> impl tracing::Subscriber + Send + Sync {
+fn subscriber(
+    log: &LogSettings,
+    lines: LineQueue,
+    tracer: Option<SdkTracer>,
+) -> impl tracing::Subscriber + Send + Sync {
     let to_syslog = log.file == LogDestination::Syslog;
     let lines = if to_syslog {
         lines.with_priorities()
@@ -177,7 +183,22 @@ fn subscriber(log: &LogSettings, lines: LineQueue) -> impl tracing::Subscriber +
         LogFormat::Syslog => text.with_ansi(false).without_time().boxed(),
         LogFormat::Text => text.boxed(),
     };
-    Registry::default().with(layer.with_filter(filter(log.level, log.stun_level)))
+    let traced = tracer.map(|tracer| {
+        let only_spans = Targets::new().with_target(spans::TARGET, LevelFilter::INFO);
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            // Of the source and the thread nobody asks, and they are attributes of each span.
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_level(false)
+            .with_tracked_inactivity(false)
+            .with_context_activation(false)
+            .with_filter(only_spans)
+    });
+    Registry::default()
+        .with(layer.with_filter(filter(log.level, log.stun_level)))
+        .with(traced)
 }
 
 fn filter(level: LogLevel, stun: LogLevel) -> Targets {
@@ -188,6 +209,10 @@ fn filter(level: LogLevel, stun: LogLevel) -> Targets {
         .with_target(STUN_TARGET, stun.level())
         // It warns of every malformed datagram: a stranger could fill the log. They are counted.
         .with_target(STUN_CODEC, LevelFilter::OFF)
+        // Spans are not for the log.
+        .with_target(spans::TARGET, LevelFilter::OFF)
+        // What the exporters cannot send is said once by us; they would say it each time.
+        .with_target("opentelemetry", LevelFilter::OFF)
         .with_default(others)
 }
 

@@ -52,6 +52,18 @@ pub const QUEUE_BUDGET_BYTES: &str = "relay_queue_budget_bytes";
 pub const DISCOVERY_ROUNDS: &str = "relay_cluster_discovery_rounds";
 /// Other pods that the last answers named.
 pub const DISCOVERED_PODS: &str = "relay_cluster_discovered_pods";
+/// CPU time of the process, in seconds.
+pub const PROCESS_CPU: &str = "process_cpu_seconds";
+/// Its resident memory.
+pub const PROCESS_RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
+/// The files that it has open.
+pub const PROCESS_OPEN_FDS: &str = "process_open_fds";
+/// The files that it may have open.
+pub const PROCESS_MAX_FDS: &str = "process_max_fds";
+/// When it started, in Unix seconds.
+pub const PROCESS_START_TIME: &str = "process_start_time_seconds";
+/// Exports by OTLP, by `signal` and `result`.
+pub const OTLP_EXPORTS: &str = "relay_otlp_exports";
 /// Always 1; the `version` is the label.
 pub const BUILD_INFO: &str = "relay_build_info";
 
@@ -85,6 +97,8 @@ pub const TYPE: &str = "type";
 pub const DIRECTION: &str = "direction";
 /// Label: `proxy`, `tls`, `upgrade` or `auth`.
 pub const STAGE: &str = "stage";
+/// Label: `metrics` or `traces`.
+pub const SIGNAL: &str = "signal";
 /// Label: `local` or `cluster`.
 pub const SCOPE: &str = "scope";
 /// Label: the version of the program.

@@ -1,5 +1,6 @@
 //! A meter whose instruments are read as Prometheus text.
 
+use super::otlp::Otlp;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -32,6 +33,14 @@ impl PrometheusMetrics {
     /// # Errors
     /// If the exporter cannot be registered.
     pub fn new() -> Result<Self, MetricsError> {
+        Self::with_otlp(None)
+    }
+
+    /// The same, and what is in it is sent to the collector, too, if metrics are.
+    ///
+    /// # Errors
+    /// If the exporter cannot be registered.
+    pub fn with_otlp(otlp: Option<&Otlp>) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -41,14 +50,27 @@ impl PrometheusMetrics {
             .scope_info_enabled(false)
             .build()
             .map_err(|error| MetricsError::Exporter(error.to_string()))?;
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
-        Ok(Self { registry, provider })
+        let provider = SdkMeterProvider::builder().with_reader(exporter);
+        let provider = match otlp.and_then(Otlp::metrics) {
+            Some((reader, resource)) => provider.with_reader(reader).with_resource(resource),
+            None => provider,
+        };
+        Ok(Self {
+            registry,
+            provider: provider.build(),
+        })
     }
 
     /// The meter to build a relay with.
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.provider.meter("trunkline")
+    }
+
+    /// What the metrics come from, to be ended with [`Otlp::shutdown`].
+    #[must_use]
+    pub fn provider(&self) -> SdkMeterProvider {
+        self.provider.clone()
     }
 
     /// All metrics as text.

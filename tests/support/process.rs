@@ -25,6 +25,11 @@ impl Drop for Program {
 impl Program {
     /// Starts it with these arguments besides; `dir` is where the log goes. Waits until it is up.
     pub(crate) async fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_with(dir, args, &[]).await
+    }
+
+    /// The same, with these variables.
+    pub(crate) async fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let log = dir.join("relay.log");
         let _absent = std::fs::remove_file(&log);
         let child = Command::new(env!("CARGO_BIN_EXE_trunkline"))
@@ -33,6 +38,7 @@ impl Program {
             .args(["--log-format=json", "--log-file"])
             .arg(&log)
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -56,6 +62,30 @@ impl Program {
     /// Where peers connect.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.up["listen"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Where metrics are read.
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        self.up["metrics"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// How many lines of the log hold this text.
+    pub(crate) fn lines(&self, text: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// Tells it to stop, waits until it has, and returns its exit code.
+    pub(crate) async fn stop(&mut self) -> Option<i32> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        let mut status = None;
+        until("the program has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap().code()
     }
 
     /// The first line of the log that holds this text.

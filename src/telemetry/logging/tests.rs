@@ -77,7 +77,7 @@ fn logged(log: &LogSettings, events: impl FnOnce()) -> String {
         step: || Ok(()),
     };
     let (queue, guard) = LineQueue::start(Box::new(sink), |_| {}).unwrap();
-    with_default(subscriber(log, queue), events);
+    with_default(subscriber(log, queue, None), events);
     drop(guard);
     let lines = lines.lock().clone();
     String::from_utf8(lines).unwrap()

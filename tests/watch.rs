@@ -1,0 +1,532 @@
+//! What operators see from outside: the dashboard, the alerts and their runbooks against a running relay, and OTLP against a
+//! collector that takes the bytes apart.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use parking_lot::Mutex;
+use prost::Message as _;
+use support::{Program, RawClient, UPGRADE_REQUEST, peer, request, until};
+use trunkline::auth::{Secret, mint};
+use trunkline::client::Client;
+use trunkline::proto::peer::encode_auth;
+
+const SECRET: &str = "watched";
+const USUAL: [&str; 4] = ["-e", "relay.example.com", "-s", SECRET];
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn fresh_dir(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _absent = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn token() -> Vec<u8> {
+    mint(&Secret::new(SECRET), 4_000_000_000)
+}
+
+#[test]
+fn promtool_takes_the_rules_and_their_tests() {
+    let run = |args: &[&str]| {
+        let promtool = Command::new("promtool")
+            .args(args)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
+        match promtool {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stdout);
+                let errors = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{args:?}: {said}{errors}");
+                true
+            }
+            Err(_) => false,
+        }
+    };
+    let there = run(&["check", "rules", "deploy/prometheus/rules.yaml"])
+        && run(&["test", "rules", "tests/watch/rules-test.yaml"]);
+    if !there {
+        eprintln!("skipped: promtool_takes_the_rules_and_their_tests: promtool is not installed");
+    }
+}
+
+/// The lines of the rules' file that begin with this key.
+fn rule_values<'a>(rules: &'a str, key: &str) -> Vec<&'a str> {
+    let lines = rules
+        .lines()
+        .map(|line| line.trim().trim_start_matches("- "));
+    lines
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        .collect()
+}
+
+#[test]
+fn each_alert_has_a_runbook_and_a_test_and_there_are_no_others() {
+    let rules = read("deploy/prometheus/rules.yaml");
+    let alerts: BTreeSet<_> = rule_values(&rules, "alert").into_iter().collect();
+    let urls = rule_values(&rules, "runbook_url");
+    let severities = rule_values(&rules, "severity");
+    let index = read("docs/runbooks/README.md");
+    let tests = read("tests/watch/rules-test.yaml");
+    assert_eq!(urls.len(), alerts.len());
+    assert!(alerts.len() > 15, "{alerts:?}");
+    for ((alert, url), severity) in rule_values(&rules, "alert")
+        .iter()
+        .zip(urls)
+        .zip(severities)
+    {
+        assert_eq!(url, format!("docs/runbooks/{alert}.md"));
+        let page = read(url);
+        assert!(
+            page.starts_with(&format!("# {alert}\n\nSeverity: {severity}\n")),
+            "{url}"
+        );
+        for part in [
+            "What it means",
+            "Who is hurt",
+            "Where to look",
+            "What to do",
+        ] {
+            assert!(page.contains(&format!("\n## {part}\n")), "{url}: {part}");
+        }
+        assert!(
+            index.contains(&format!("[{alert}]({alert}.md) | {severity} |")),
+            "{alert}"
+        );
+        assert!(
+            tests.contains(&format!("alertname=\"{alert}\"")),
+            "{alert} has no test"
+        );
+    }
+    let pages = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks"));
+    for page in pages.unwrap() {
+        let name = page.unwrap().file_name().into_string().unwrap();
+        let alert = name.strip_suffix(".md").unwrap();
+        assert!(
+            alert == "README" || alerts.contains(alert),
+            "{name} is for no alert"
+        );
+    }
+}
+
+/// Names of metrics, with the names of their labels.
+type Series = BTreeMap<String, BTreeSet<String>>;
+
+/// The metrics that an expression of PromQL reads, and the labels by which it picks them.
+fn metrics_in(expression: &str, found: &mut Series) {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let mut rest = expression;
+    while let Some(start) = rest.find(word) {
+        let text = &rest[start..];
+        let (name, behind) = text.split_at(text.find(|c| !word(c)).unwrap_or(text.len()));
+        rest = behind;
+        if rest.starts_with('"') {
+            continue;
+        }
+        if !name.starts_with("relay_") && !name.starts_with("process_") {
+            continue;
+        }
+        let labels = found.entry(name.to_owned()).or_default();
+        if let Some(selector) = rest.strip_prefix('{') {
+            let (selector, behind) = selector.split_once('}').unwrap();
+            let matchers = selector.split(", ").flat_map(|part| part.split("\","));
+            let names = matchers.filter_map(|matcher| matcher.split_once(['=', '!']));
+            labels.extend(names.map(|(label, _)| label.trim().to_owned()));
+            rest = behind;
+        }
+    }
+}
+
+/// The expressions in a dashboard, wherever they are.
+fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_str() {
+                    Some(text) if name == "expr" || name == "query" => found.push(text.to_owned()),
+                    _ => expressions(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|v| expressions(v, found)),
+        _ => {}
+    }
+}
+
+/// What a program shows, by names and labels.
+async fn shown(program: &Program, series: &mut Series) {
+    let get = "GET /metrics HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
+    let answer = request(program.metrics(), get).await.unwrap();
+    assert!(
+        !answer.text().contains(" # {"),
+        "no exemplars unless asked for"
+    );
+    for line in answer.text().lines().filter(|line| !line.starts_with('#')) {
+        let (sample, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
+        let labels = labels.split(',').filter_map(|label| label.split_once('='));
+        let names = labels.map(|(label, _)| label.to_owned());
+        series.entry(name.to_owned()).or_default().extend(names);
+    }
+}
+
+#[tokio::test]
+async fn each_metric_of_dashboard_and_rules_exists() {
+    let dir = fresh_dir("watch-metrics");
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.join("tls.crt"), dir.join("tls.key"));
+    fs::write(&cert, certified.cert.pem()).unwrap();
+    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let own = |name: &str| {
+        let own = dir.join(name);
+        fs::create_dir_all(&own).unwrap();
+        own
+    };
+    let mut series = Series::new();
+    let plain = [&USUAL[..], &["--enable-stun", "--stun-ports=0"]].concat();
+    let plain = Program::start(&own("plain"), &plain).await;
+    let address = plain.addr().to_string();
+    let mut client = Client::connect(&address, "/relay", peer("a"), &token())
+        .await
+        .unwrap();
+    client.send(&peer("a"), b"to myself").await.unwrap();
+    client.recv().await;
+    shown(&plain, &mut series).await;
+    let files = [
+        format!("--tls-cert-file={}", cert.display()),
+        format!("--tls-key-file={}", key.display()),
+    ];
+    let tls = [&USUAL[..], &[&files[0], &files[1]]].concat();
+    shown(&Program::start(&own("tls"), &tls).await, &mut series).await;
+    let data = format!("--letsencrypt-data-dir={}", own("data").display());
+    let acme = [
+        &USUAL[..],
+        &["--letsencrypt-domains=relay.example.com", &data],
+        // Nobody is there, and nobody need be.
+        &["--acme-directory-url=https://127.0.0.1:9/directory"],
+    ];
+    shown(
+        &Program::start(&own("acme"), &acme.concat()).await,
+        &mut series,
+    )
+    .await;
+
+    let mut wanted = Series::new();
+    let dashboard = serde_json::from_str(&read("deploy/grafana/trunkline.json")).unwrap();
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    assert!(found.len() > 40, "{}", found.len());
+    let rules = read("deploy/prometheus/rules.yaml");
+    found.extend(
+        rules
+            .lines()
+            .filter(|line| !line.contains(": |") && !line.trim().starts_with('#'))
+            .map(str::to_owned),
+    );
+    found.iter().for_each(|one| metrics_in(one, &mut wanted));
+    assert!(wanted.len() > 30, "{wanted:?}");
+    // What Prometheus adds itself.
+    let added: BTreeSet<_> = ["job", "instance"].map(str::to_owned).into();
+    let names = read("src/telemetry/names.rs");
+    for (name, labels) in wanted {
+        match series.get(&name) {
+            Some(has) => {
+                let unknown: Vec<_> = labels
+                    .difference(has)
+                    .filter(|l| !added.contains(*l))
+                    .collect();
+                assert!(
+                    unknown.is_empty(),
+                    "{name} has no label {unknown:?}, only {has:?}"
+                );
+            }
+            // These pods are alone.
+            None => {
+                let base = name.trim_end_matches("_bucket").trim_end_matches("_total");
+                let known =
+                    name.starts_with("relay_cluster_") && names.contains(&format!("\"{base}\""));
+                assert!(known, "no relay has a metric {name}");
+            }
+        }
+    }
+}
+
+/// A collector that keeps what it is sent.
+#[derive(Clone, Default)]
+struct Collector {
+    got: Arc<Mutex<Vec<(String, HeaderMap, Bytes)>>>,
+}
+
+impl Collector {
+    async fn start() -> (Self, SocketAddr) {
+        async fn take(
+            State(collector): State<Collector>,
+            uri: Uri,
+            headers: HeaderMap,
+            body: Bytes,
+        ) {
+            collector
+                .got
+                .lock()
+                .push((uri.path().to_owned(), headers, body));
+        }
+        let collector = Self::default();
+        let router = axum::Router::new()
+            .fallback(take)
+            .with_state(collector.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (collector, address)
+    }
+
+    /// All spans so far, and the attributes of whose they are.
+    fn spans(&self) -> Vec<(Span, Vec<KeyValue>)> {
+        let got = self.got.lock();
+        let bodies = got.iter().filter(|(path, ..)| path == "/v1/traces");
+        let requests =
+            bodies.map(|(.., body)| ExportTraceServiceRequest::decode(&body[..]).unwrap());
+        let resources = requests.flat_map(|request| request.resource_spans);
+        resources
+            .flat_map(|of| {
+                let resource = of.resource.unwrap_or_default().attributes;
+                let spans = of.scope_spans.into_iter().flat_map(|scope| scope.spans);
+                spans
+                    .map(move |span| (span, resource.clone()))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    fn span(&self, name: &str) -> Option<Span> {
+        let mut spans = self.spans().into_iter();
+        spans
+            .find(|(span, _)| span.name == name)
+            .map(|(span, _)| span)
+    }
+
+    /// The names of all metrics so far.
+    fn metrics(&self) -> BTreeSet<String> {
+        let got = self.got.lock();
+        let bodies = got.iter().filter(|(path, ..)| path == "/v1/metrics");
+        let requests =
+            bodies.map(|(.., body)| ExportMetricsServiceRequest::decode(&body[..]).unwrap());
+        let scopes = requests.flat_map(|request| request.resource_metrics);
+        let scopes = scopes.flat_map(|resource| resource.scope_metrics);
+        let metrics = scopes.flat_map(|scope| scope.metrics);
+        metrics.map(|metric| metric.name).collect()
+    }
+}
+
+fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    match found.value.clone()?.value? {
+        Value::StringValue(text) => Some(text),
+        other => Some(format!("{other:?}")),
+    }
+}
+
+#[tokio::test]
+async fn metrics_and_traces_reach_a_collector() {
+    let (collector, address) = Collector::start().await;
+    let endpoint = format!("http://{address}");
+    let mut program = Program::start_with(
+        &fresh_dir("watch-otlp"),
+        &USUAL,
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            (
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                "authorization=Bearer%20let-me-in",
+            ),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+            ("OTEL_SERVICE_NAME", "the-relay"),
+            (
+                "OTEL_RESOURCE_ATTRIBUTES",
+                "deployment.environment.name=test",
+            ),
+        ],
+    )
+    .await;
+    // A peer whose upgrade is part of somebody's trace, and one that is refused.
+    let mut client = RawClient::tcp(program.addr()).await;
+    let traced = UPGRADE_REQUEST.replace(
+        "\r\n\r\n",
+        "\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n",
+    );
+    client.write(traced.as_bytes()).await;
+    client.expect_upgrade().await;
+    client
+        .send(&encode_auth(&peer("a"), &token()).unwrap())
+        .await;
+    assert_eq!(client.message().await[..2], [1, 7]);
+    let mut refused = RawClient::tcp(program.addr()).await;
+    refused.write(UPGRADE_REQUEST.as_bytes()).await;
+    refused.expect_upgrade().await;
+    let wrong = mint(&Secret::new("another"), 4_000_000_000);
+    refused
+        .send(&encode_auth(&peer("b"), &wrong).unwrap())
+        .await;
+    refused.rest().await;
+    until("both connections have come", || {
+        collector
+            .spans()
+            .iter()
+            .filter(|(span, _)| span.name == "connection")
+            .count()
+            == 2
+            && collector.metrics().contains("relay_peers")
+    })
+    .await;
+
+    let spans = collector.spans();
+    let connection = |name: &str| {
+        let id = peer(name).to_string();
+        let mut spans = spans.iter().filter(|(span, _)| span.name == "connection");
+        spans.find(|(span, _)| attribute(&span.attributes, "relay.peer.id") == Some(id.clone()))
+    };
+    let (span, resource) = connection("a").expect("the span of the peer");
+    assert_eq!(hex(&span.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(hex(&span.parent_span_id), "b7ad6b7169203331");
+    assert_eq!(
+        attribute(&span.attributes, "network.protocol.name").as_deref(),
+        Some("ws")
+    );
+    assert_eq!(
+        attribute(resource, "service.name").as_deref(),
+        Some("the-relay")
+    );
+    assert_eq!(
+        attribute(resource, "deployment.environment.name").as_deref(),
+        Some("test")
+    );
+    for name in ["hello", "authenticate"] {
+        let mut children = spans.iter().filter(|(child, _)| child.name == name);
+        assert!(
+            children.any(|(child, _)| child.parent_span_id == span.span_id),
+            "{name}"
+        );
+    }
+    let (span, _) = connection("b").expect("the span of who was refused");
+    assert_eq!(
+        attribute(&span.attributes, "error.type").as_deref(),
+        Some("bad_signature")
+    );
+    assert_eq!(span.status.as_ref().map(|status| status.code), Some(2));
+    assert!(span.parent_span_id.is_empty());
+    for (_, headers, _) in collector.got.lock().iter() {
+        assert_eq!(headers["authorization"], "Bearer let-me-in");
+        assert_eq!(headers["content-type"], "application/x-protobuf");
+    }
+    for name in [
+        "relay_messages",
+        "process_cpu_seconds",
+        "relay_build_info",
+        "relay_otlp_exports",
+    ] {
+        assert!(collector.metrics().contains(name), "{name}");
+    }
+
+    // The last is sent before the program ends, and its secrets are in no log.
+    assert_eq!(program.stop().await, Some(0));
+    assert!(
+        collector.span("drain").is_some(),
+        "what is left is sent at the end"
+    );
+    assert_eq!(program.lines("let-me-in"), 0);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_costs_one_line_and_no_peer() {
+    // A port that nobody listens on, as long as this socket is bound and does not listen.
+    let closed = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    closed
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    let endpoint = closed.local_addr().unwrap().as_socket().unwrap();
+    let endpoint = format!("http://{endpoint}");
+    let mut program = Program::start_with(
+        &fresh_dir("watch-otlp-gone"),
+        &USUAL,
+        &[
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &endpoint),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "10"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
+        ],
+    )
+    .await;
+    let mut failed = 0;
+    while failed < 5 {
+        let metrics = support::Metrics::scrape(program.metrics()).await;
+        failed = metrics.sum(
+            "relay_otlp_exports_total",
+            &[("signal", "metrics"), ("result", "failed")],
+        );
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(program.lines("OTLP collector does not take"), 1);
+    assert_eq!(program.lines("WARN"), 1);
+    let address = program.addr().to_string();
+    Client::connect(&address, "/relay", peer("a"), &token())
+        .await
+        .unwrap();
+    assert_eq!(program.stop().await, Some(0));
+}
+
+#[test]
+fn what_is_not_spoken_is_a_mistake_with_a_remedy() {
+    let output = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .env_clear()
+        .args(USUAL)
+        .envs([
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            (
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                "http://collector:4318/v1/traces",
+            ),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a-secret-without-a-name"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "10%"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "10s"),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let off = "or set OTEL_SDK_DISABLED=true to send nothing";
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        format!(
+            "OTEL_EXPORTER_OTLP_ENDPOINT: is no URL of a collector; give http://HOST:4318 or https://HOST:4318\n\
+             OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not spoken here; give http/protobuf, and the collector's port for that, \
+             usually 4318, {off}\n\
+             OTEL_EXPORTER_OTLP_HEADERS: is no list of headers; give name=value, with commas between several, {off}\n\
+             OTEL_METRIC_EXPORT_INTERVAL: \"10s\" is no whole number above 0; give one (times are in milliseconds), {off}\n\
+             OTEL_TRACES_SAMPLER_ARG: \"10%\" is no share; give a number from 0 to 1, {off}\n"
+        )
+    );
+}

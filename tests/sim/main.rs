@@ -2,7 +2,7 @@
 //! kills, breaks and partitions, each from one seed.
 //!
 //! A seed that fails is printed with its story; `TRUNKLINE_SIM_SEED=N cargo test --test sim` runs it alone, and
-//! `TRUNKLINE_SIM_SEEDS=N` runs as many as that.
+//! `TRUNKLINE_SIM_SEEDS=N` runs as many as that, from that one on.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -37,11 +37,10 @@ fn run(seed: u64) -> Result<(), String> {
 
 #[test]
 fn random_schedules_keep_what_must_hold() {
-    let one = number("TRUNKLINE_SIM_SEED");
-    let (first, count) = match one {
-        Some(seed) => (seed, 1),
-        None => (0, number("TRUNKLINE_SIM_SEEDS").unwrap_or(SEEDS)),
-    };
+    let seed = number("TRUNKLINE_SIM_SEED");
+    let usual = if seed.is_some() { 1 } else { SEEDS };
+    let count = number("TRUNKLINE_SIM_SEEDS").unwrap_or(usual);
+    let first = seed.unwrap_or(0);
     let next = AtomicU64::new(first);
     let failed = parking_lot::Mutex::new(Vec::new());
     std::thread::scope(|scope| {

@@ -99,7 +99,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("client", &["auth"]),
     ("load", &["auth", "tls", "transport"]),
-    ("demo", &["auth", "client", "relay", "server"]),
+    ("demo", &["auth", "client", "cluster", "relay", "server"]),
 ];
 
 const FOR_EVERYBODY: &[&str] = &["proto", "telemetry", "time"];

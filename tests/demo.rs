@@ -40,8 +40,18 @@ fn everything_happens_as_it_should_and_it_ends_by_itself() {
         "  ok      bob connected again: the newer connection took over",
         "  ok      bob's connection broke off; alice was told within ",
         "  ok      the relay's account: ",
+        "  ok      pods 1, 2 and 3 started, and each had a stream to both others after ",
+        "  ok      erin connected to pod 1, frank to pod 2; the first message between them took ",
+        " round trips erin - frank - erin, over two pods: min ",
+        "  ok      erin subscribed to frank on pod 2 and grace on pod 3, and was told within ",
+        "  ok      frank moved to pod 3: erin's messages followed within ",
+        " none came twice, frank never went offline",
+        "  ok      pod 3 was drained: frank and grace were told, and on other pods after ",
+        "; erin saw neither go offline",
+        "  ok      pod 3 started again, and after ",
+        "  ok      pod 2 was killed: erin on pod 1 and heidi on pod 3 still met, and were told after ",
         "  ok      the relay told dave to close and was gone in ",
-        "\nSummary: all 15 checks as expected, in ",
+        "\nSummary: all 23 checks as expected, in ",
     ] {
         assert!(told.contains(line), "{line:?} is missing in\n{told}");
     }
@@ -77,7 +87,7 @@ fn with_keep_the_relay_goes_on_until_a_signal() {
         }
         line
     };
-    line_with("Summary: all 14 checks as expected, in ");
+    line_with("Summary: all 22 checks as expected, in ");
     let load = line_with(" load --address 127.0.0.1:");
     assert!(load.contains(" --secret "), "{load}");
     let metrics = line_with("/metrics");

@@ -368,7 +368,7 @@ pub(super) fn command(load: Command) -> Command {
         .args(ALL.iter().map(|setting| arg(setting)))
         .subcommand(
             Command::new(DEMO)
-                .about("A relay on a free loopback port with real peers that show what it does; needs no flags")
+                .about("A relay, then three pods, on free loopback ports, with real peers that show what they do; needs no flags")
                 .arg(
                     Arg::new(KEEP)
                         .long(KEEP)

@@ -1,8 +1,11 @@
-//! `trunkline demo`: a relay on a free loopback port, real peers that use it, and a line for each thing that happens.
+//! `trunkline demo`: a relay on a free loopback port, real peers that use it, then three pods that act as one relay, and a line for
+//! each thing that happens.
 //!
 //! Owns the play and how it is told. What it shows it also checks, so it is a smoke test of a build: the first thing that does
 //! not happen as it should ends it with an error. It listens on loopback only, with a secret made up for the run.
 
+mod cluster;
+mod pod;
 mod report;
 mod scenes;
 mod stage;
@@ -16,6 +19,7 @@ use tokio::time::Instant;
 
 use self::report::{Report, duration, grouped};
 use self::stage::Stage;
+use crate::cluster::ClusterError;
 use crate::relay::BuildError;
 use crate::server::{BindError, shutdown_signal};
 use crate::telemetry::prometheus::MetricsError;
@@ -39,6 +43,9 @@ pub enum DemoError {
     /// The metrics could not be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The pods could not become a cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// No free loopback port.
     #[error(transparent)]
     Bind(#[from] BindError),

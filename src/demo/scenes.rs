@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::report::{Report, duration, grouped};
 use super::stage::{Stage, id, next, unexpected};
-use super::{PATIENCE, PAYLOAD, Unexpected, traffic};
+use super::{PATIENCE, PAYLOAD, Unexpected, cluster, traffic};
 use crate::client::{Client, ClientError, CloseReason, Event};
 use crate::proto::PeerId;
 use crate::proto::peer::MessageType;
@@ -34,7 +34,7 @@ pub(super) async fn play(stage: &Stage, report: &mut Report<impl Write>) -> Resu
 
     report.say("\nMessages");
     exchange(report, &mut alice, &mut bob).await?;
-    round_trips(report, &mut alice, &mut bob).await?;
+    round_trips(report, &mut alice, &mut bob, "alice - bob - alice").await?;
     pairs(stage, report).await?;
     to_nobody(stage, report, &alice).await?;
 
@@ -42,7 +42,10 @@ pub(super) async fn play(stage: &Stage, report: &mut Report<impl Write>) -> Resu
     let newer = take_over(stage, report, &mut alice, bob).await?;
     go_offline(report, &mut alice, newer).await?;
     alice.close().await;
-    account(stage, report).await
+    account(stage, report).await?;
+
+    report.say("\nThree pods that act as one relay");
+    cluster::play(stage, report).await
 }
 
 async fn connect(
@@ -138,10 +141,12 @@ async fn exchange(
     Ok(())
 }
 
-async fn round_trips(
+/// Times round trips between two peers; `way` says whose.
+pub(super) async fn round_trips(
     report: &mut Report<impl Write>,
     alice: &mut Client,
     bob: &mut Client,
+    way: &str,
 ) -> Result<(), Unexpected> {
     let payload = [7; PAYLOAD];
     let mut times = Vec::with_capacity(ROUND_TRIPS);
@@ -155,7 +160,7 @@ async fn round_trips(
     times.sort_unstable();
     let at = |share: usize| duration(times[(times.len() - 1) * share / 100]);
     report.ok(&format!(
-        "{} round trips alice - bob - alice: min {}, median {}, p99 {}",
+        "{} round trips {way}: min {}, median {}, p99 {}",
         grouped(times.len() as u64),
         at(0),
         at(50),
@@ -164,7 +169,7 @@ async fn round_trips(
     Ok(())
 }
 
-async fn hop(from: &Client, to: &mut Client, payload: &[u8]) -> Result<(), Unexpected> {
+pub(super) async fn hop(from: &Client, to: &mut Client, payload: &[u8]) -> Result<(), Unexpected> {
     from.send(to.peer(), payload)
         .await
         .map_err(|error| lost(&error))?;
@@ -217,21 +222,29 @@ async fn take_over(
         Event::Closed(CloseReason::Lost) => {}
         other => return Err(unexpected(expected, &other)),
     }
-    newer
-        .send(alice.peer(), b"still here")
+    let expected = "alice hears from bob's newer connection, and not that bob went offline";
+    still_here(&newer, alice, expected).await?;
+    report.ok("bob connected again: the newer connection took over, the older was closed, bob never went offline");
+    Ok(newer)
+}
+
+/// A peer that was online all the time, for all that another knows, sends to it.
+pub(super) async fn still_here(
+    from: &Client,
+    to: &mut Client,
+    expected: &str,
+) -> Result<(), Unexpected> {
+    from.send(to.peer(), b"still here")
         .await
         .map_err(|error| lost(&error))?;
-    let expected = "alice hears from bob's newer connection, and not that bob went offline";
     loop {
-        match next(alice, expected).await? {
-            Event::Message { from, .. } if from == *newer.peer() => break,
+        match next(to, expected).await? {
+            Event::Message { from: by, .. } if by == *from.peer() => return Ok(()),
             // The subscription to a peer that was online already is good for one such notice.
             Event::Online(_) => {}
             other => return Err(unexpected(expected, &other)),
         }
     }
-    report.ok("bob connected again: the newer connection took over, the older was closed, bob never went offline");
-    Ok(newer)
 }
 
 async fn go_offline(
@@ -306,25 +319,36 @@ pub(super) async fn shutdown(
     Ok(())
 }
 
-fn lost(error: &ClientError) -> Unexpected {
+pub(super) fn lost(error: &ClientError) -> Unexpected {
     Unexpected(format!("a peer could not send: {error}"))
 }
 
-async fn message(client: &mut Client, expected: &str) -> Result<(PeerId, Bytes), Unexpected> {
+pub(super) async fn message(
+    client: &mut Client,
+    expected: &str,
+) -> Result<(PeerId, Bytes), Unexpected> {
     match next(client, expected).await? {
         Event::Message { from, payload } => Ok((from, payload)),
         other => Err(unexpected(expected, &other)),
     }
 }
 
-async fn online(client: &mut Client, peer: PeerId, expected: &str) -> Result<(), Unexpected> {
+pub(super) async fn online(
+    client: &mut Client,
+    peer: PeerId,
+    expected: &str,
+) -> Result<(), Unexpected> {
     match next(client, expected).await? {
         Event::Online(ids) if ids == [peer] => Ok(()),
         other => Err(unexpected(expected, &other)),
     }
 }
 
-async fn offline(client: &mut Client, peer: PeerId, expected: &str) -> Result<(), Unexpected> {
+pub(super) async fn offline(
+    client: &mut Client,
+    peer: PeerId,
+    expected: &str,
+) -> Result<(), Unexpected> {
     match next(client, expected).await? {
         Event::Offline(ids) if ids == [peer] => Ok(()),
         other => Err(unexpected(expected, &other)),
@@ -332,7 +356,10 @@ async fn offline(client: &mut Client, peer: PeerId, expected: &str) -> Result<()
 }
 
 /// Waits for something that nobody tells of.
-async fn until(expected: &str, mut happened: impl FnMut() -> bool) -> Result<(), Unexpected> {
+pub(super) async fn until(
+    expected: &str,
+    mut happened: impl FnMut() -> bool,
+) -> Result<(), Unexpected> {
     let start = Instant::now();
     while !happened() {
         if start.elapsed() > PATIENCE {

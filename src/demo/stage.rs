@@ -12,7 +12,7 @@ use super::{DemoError, PATIENCE, Unexpected};
 use crate::auth::{Secret, TokenValidator, mint};
 use crate::client::{Client, ClientError, Event};
 use crate::proto::PeerId;
-use crate::relay::Relay;
+use crate::relay::{Relay, RelayBuilder};
 use crate::server::Server;
 use crate::telemetry::prometheus::PrometheusMetrics;
 use crate::time::Clock;
@@ -46,15 +46,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Starts a relay on free loopback ports.
     pub(super) fn set_up() -> Result<Self, DemoError> {
-        // The relay tells its peers the port, so that must be known before it is bound; another process may be faster.
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match Self::set_up_at(free_address().map_err(DemoError::Runtime)?) {
-                Err(DemoError::Bind(_)) if tries < BIND_TRIES => {}
-                result => return result,
-            }
-        }
+        on_free_address(Self::set_up_at)
     }
 
     fn set_up_at(address: SocketAddr) -> Result<Self, DemoError> {
@@ -65,12 +57,8 @@ impl Stage {
         let secret = Secret::new(&secret_text);
         let clock = Clock::system();
         let prometheus = PrometheusMetrics::new()?;
-        let relay = Relay::builder()
-            .exposed_address(format!("rel://{address}"))
-            .path(PATH)
-            .validator(TokenValidator::new(vec![secret.clone()], clock.clone()))
+        let relay = relay_at(address, &secret, &clock)
             .meter(prometheus.meter())
-            .queue_max_age(QUEUE_MAX_AGE)
             .build()?;
         let free = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         let server = Server::builder(relay.clone())
@@ -99,6 +87,11 @@ impl Stage {
 
     pub(super) const fn relay(&self) -> &Relay {
         &self.relay
+    }
+
+    /// One more relay at this address, which the same peers may use.
+    pub(super) fn another(&self, address: SocketAddr) -> RelayBuilder {
+        relay_at(address, &self.secret, &self.clock)
     }
 
     pub(super) const fn address(&self) -> SocketAddr {
@@ -136,7 +129,16 @@ impl Stage {
 
     /// Connects a peer of this name.
     pub(super) async fn connect(&self, name: &str) -> Result<Client, Unexpected> {
-        self.connect_with(name, &self.token())
+        self.connect_at(self.address, name).await
+    }
+
+    /// Connects a peer of this name to the relay at this address.
+    pub(super) async fn connect_at(
+        &self,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<Client, Unexpected> {
+        Client::connect(&address.to_string(), PATH, id(name), &self.token())
             .await
             .map_err(|error| Unexpected(format!("{name} could not connect: {error}")))
     }
@@ -158,6 +160,29 @@ impl Stage {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Unexpected("the relay failed".to_owned())),
             Err(_) => Err(Unexpected("the relay did not stop".to_owned())),
+        }
+    }
+}
+
+fn relay_at(address: SocketAddr, secret: &Secret, clock: &Clock) -> RelayBuilder {
+    Relay::builder()
+        .exposed_address(format!("rel://{address}"))
+        .path(PATH)
+        .validator(TokenValidator::new(vec![secret.clone()], clock.clone()))
+        .queue_max_age(QUEUE_MAX_AGE)
+}
+
+/// Starts what listens for peers. The relay tells them the port, so that must be known before it is bound; another process may be
+/// faster.
+pub(super) fn on_free_address<T>(
+    mut start: impl FnMut(SocketAddr) -> Result<T, DemoError>,
+) -> Result<T, DemoError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match start(free_address().map_err(DemoError::Runtime)?) {
+            Err(DemoError::Bind(_)) if tries < BIND_TRIES => {}
+            result => return result,
         }
     }
 }

@@ -161,15 +161,16 @@ impl Peer {
     }
 
     async fn recv(&mut self) -> Heard {
-        loop {
-            let message = timeout(PATIENCE, self.transport.recv())
-                .await
-                .expect("something is heard")
-                .expect("the connection lives");
-            if let Some(heard) = Heard::new(&message) {
-                return heard;
+        // Not for each message: health checks come for ever.
+        let next = async {
+            loop {
+                let message = self.transport.recv().await.expect("the connection lives");
+                if let Some(heard) = Heard::new(&message) {
+                    return heard;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, next).await.expect("something is heard")
     }
 
     /// What has come by now.

@@ -286,12 +286,11 @@ fn parse_address(text: &str) -> Result<(String, String), LoadError> {
     let rest = match text.split_once("://") {
         None => text,
         Some(("ws", rest)) => rest,
-        Some(("wss", _)) => {
-            return Err(usage(
-                "--address: wss:// is not supported: load the plain listener".to_owned(),
-            ));
+        Some((scheme, rest)) => {
+            return Err(usage(format!(
+                "--address: give host:port or ws://host:port/path, not {scheme}://; with TLS it is --address {rest} --tls"
+            )));
         }
-        Some((scheme, _)) => return Err(usage(format!("--address: scheme {scheme:?} is not ws"))),
     };
     let (host, route) = match rest.find('/') {
         Some(at) => rest.split_at(at),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::frame::Batch;
 use super::path::Ends;
+use super::quic::SETTLING;
 use super::scan::Sequence;
 
 /// One read takes up to this much: what a fast relay writes at once, and little enough to stay in the cache.
@@ -260,6 +261,9 @@ impl PairTask {
             cx,
             &mut shared.buffer(),
             &mut |payload, number, sent_ns| {
+                if number == SETTLING {
+                    return;
+                }
                 sequence.see(number);
                 messages += 1;
                 bytes += payload as u64;

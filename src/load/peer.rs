@@ -20,7 +20,7 @@ use super::error::LoadError;
 use super::frame::{binary_frame, close_frame, health_answer, pong_frame};
 use super::quic::QuicStream;
 use super::scan::{Scanner, Seen};
-use super::tls::Stream;
+use super::tls::{self, Stream};
 use crate::proto::PeerId;
 use crate::proto::limits::{AUTH_RESPONSE_MAX, PROTOCOL_VERSION};
 use crate::proto::peer::{MessageType, encode_auth};
@@ -206,7 +206,13 @@ impl Peer {
                 match stream.read_buf(&mut received).await {
                     Ok(0) => return Err(LoadError::Refused),
                     Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    // With TLS, an end without a word is an error of its own.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+                        ) =>
+                    {
                         return Err(LoadError::Refused);
                     }
                     Err(source) => {
@@ -339,7 +345,7 @@ pub(super) async fn secured(
             within("waiting for the TLS handshake", async {
                 Stream::tls(tcp, config, host)
                     .await
-                    .map_err(doing("doing the TLS handshake"))
+                    .map_err(tls::handshake_failed)
             })
             .await
         }
@@ -357,10 +363,12 @@ fn upgrade_request(host: &str, route: &str) -> String {
 fn check_upgrade(head: &[u8]) -> Result<(), LoadError> {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let answer = String::from_utf8_lossy(line).into_owned();
-    if answer.split(' ').nth(1) == Some("101") {
-        Ok(())
-    } else {
-        Err(LoadError::Upgrade { answer })
+    match answer.split(' ').nth(1) {
+        Some("101") => Ok(()),
+        Some("400") => Err(LoadError::Upgrade {
+            answer: format!("{answer} (if its port wants TLS, add --tls)"),
+        }),
+        _ => Err(LoadError::Upgrade { answer }),
     }
 }
 

@@ -57,6 +57,9 @@ pub(super) struct QuicStream {
     _endpoint: Endpoint,
 }
 
+/// The sequence number in the messages of [`QuicStream::settle`]: one that comes late is none of the load's.
+pub(super) const SETTLING: u64 = u64::MAX;
+
 impl fmt::Debug for QuicStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("QuicStream")
@@ -103,7 +106,8 @@ impl QuicStream {
     /// one to itself.
     pub(super) async fn settle(&mut self, id: &PeerId, size: usize) -> io::Result<()> {
         let mut message = Vec::new();
-        encode_transport(id, &vec![0; size], &mut message).expect("the options check the size");
+        let payload = vec![SETTLING as u8; size];
+        encode_transport(id, &payload, &mut message).expect("the options check the size");
         let message = Bytes::from(message);
         loop {
             self.connection

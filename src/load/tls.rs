@@ -56,6 +56,21 @@ pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError>
     Ok(Arc::new(config))
 }
 
+/// What a failed handshake is called. A self-made certificate that is its own authority is what newcomers meet first.
+pub(super) fn handshake_failed(source: io::Error) -> LoadError {
+    if source.to_string().contains("CaUsedAsEndEntity") {
+        return LoadError::Usage(
+            "--ca-file: the relay shows a certificate that is itself an authority, which a client must not take; make it with \
+             `-addext basicConstraints=critical,CA:FALSE`, or take whatever comes with --insecure"
+                .to_owned(),
+        );
+    }
+    LoadError::Io {
+        doing: "doing the TLS handshake",
+        source,
+    }
+}
+
 /// What a peer's bytes go over.
 #[derive(Debug)]
 pub(super) enum Stream {

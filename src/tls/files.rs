@@ -47,6 +47,9 @@ pub enum CertificateError {
     /// A PEM block is damaged.
     #[error("{} holds a PEM block that is damaged", .0.display())]
     Damaged(PathBuf),
+    /// The key needs a passphrase, which nobody could give when it is read again.
+    #[error("{} is encrypted: a key without a passphrase is needed", .0.display())]
+    EncryptedKey(PathBuf),
     /// What the first block holds is no certificate.
     #[error("{} begins with something other than an x509 certificate", .0.display())]
     NotX509(PathBuf),
@@ -72,6 +75,12 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// Whether this is a key in PEM that needs a passphrase: PKCS#8, or the older form with a head.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
+}
+
 impl CertificateFiles {
     /// Reads both files and puts them together. Dates are not judged: a relay with an expired certificate is better than none.
     /// Blocks on the file system.
@@ -86,8 +95,12 @@ impl CertificateFiles {
         if chain.is_empty() {
             return Err(CertificateError::NoCertificate(self.certificate.clone()));
         }
-        let key = match PrivateKeyDer::from_pem_slice(&read(&self.key)?) {
+        let text = read(&self.key)?;
+        let key = match PrivateKeyDer::from_pem_slice(&text) {
             Ok(key) => key,
+            _ if is_encrypted(&text) => {
+                return Err(CertificateError::EncryptedKey(self.key.clone()));
+            }
             Err(rustls::pki_types::pem::Error::NoItemsFound) => {
                 return Err(CertificateError::NoKey(self.key.clone()));
             }
@@ -195,4 +208,20 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
         return Err(CertificateError::TooLarge(path.to_owned()));
     }
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_a_passphrase_are_known_in_both_forms() {
+        for head in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB",
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00",
+        ] {
+            assert!(is_encrypted(head.as_bytes()), "{head}");
+        }
+        assert!(!is_encrypted(b"-----BEGIN PRIVATE KEY-----\nMIIB"));
+    }
 }

@@ -78,7 +78,8 @@ pub struct CertificateFiles {
 /// Whether this is a key in PEM that needs a passphrase: PKCS#8, or the older form with a head.
 fn is_encrypted(pem: &[u8]) -> bool {
     let text = String::from_utf8_lossy(pem);
-    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 impl CertificateFiles {

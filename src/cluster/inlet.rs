@@ -115,7 +115,8 @@ impl Inlet {
 
     /// The pod has shown that it is one of ours.
     pub(super) fn became_ours(&mut self) {
-        if self.link.set_ours() {
+        // Whoever must prove the secret and has not is told nothing, not even who is here.
+        if self.link.carries_peers() && self.link.set_ours() {
             info!(
                 relay.pod = self.link.pod().0,
                 dialed = self.link.dialer() == Dialer::Us,

@@ -19,8 +19,6 @@ KUBERNETES = ["1.27", "1.31", "1.34"]
 # Not Kubernetes' own: there are no schemas for them in the package, so their shape is asserted below.
 CUSTOM = {"Certificate", "HTTPRoute", "TLSRoute", "UDPRoute", "ServiceMonitor", "PrometheusRule"}
 
-# Flags that the chart can set already, and that a later version of the program has.
-TO_COME = {"cluster-tls-cert-file", "cluster-tls-key-file", "cluster-tls-ca-file", "cluster-tls-name", "cluster-allow-plain"}
 
 mistakes = []
 
@@ -87,7 +85,7 @@ for path in values:
     for (kind, _), one in objects(path).items():
         if kind == "Deployment":
             named = {name.removeprefix("TRUNKLINE_").lower().replace("_", "-") for name in environment(one) if name.startswith("TRUNKLINE_")}
-            check(named <= flags | TO_COME, f"{path.name}: no flags of the program: {sorted(named - flags - TO_COME)}")
+            check(named <= flags, f"{path.name}: no flags of the program: {sorted(named - flags)}")
 
 # One pod.
 found = objects(one_pod)

@@ -51,15 +51,15 @@ impl QuicSocket {
         }
     }
 
-    /// Gives one message to quinn if it has room.
-    fn send(&self, room: &mut Room, message: &Bytes) -> Result<Sent, Ended> {
+    /// Gives one message to quinn if it has room. It gets a copy of its own: a slice of the slab's would keep all of that alive.
+    fn send(&self, room: &mut Room, message: &[u8]) -> Result<Sent, Ended> {
         if message.len() > room.largest {
             return Ok(Sent::TooLarge);
         }
         if message.len() > room.bytes {
             return Ok(Sent::Full);
         }
-        match self.0.send_datagram(message.clone()) {
+        match self.0.send_datagram(Bytes::copy_from_slice(message)) {
             Ok(()) => {
                 room.bytes = room.bytes.saturating_sub(message.len() + OVERHEAD);
                 Ok(Sent::Queued)
@@ -72,14 +72,14 @@ impl QuicSocket {
 
     /// Gives quinn the messages of a slab that it has room for. What is too large for the path leaves the slab, too, counted.
     fn send_some(&self, slab: &mut Slab) -> Result<(), Ended> {
-        let bytes = Bytes::copy_from_slice(slab.bytes());
         let mut room = self.room();
-        for (message, taken) in messages(&bytes) {
-            match self.send(&mut room, &message)? {
+        while let Some((message, taken)) = first(slab.bytes()) {
+            let len = message.len();
+            match self.send(&mut room, message)? {
                 Sent::Queued => slab.pass(taken),
                 Sent::TooLarge => {
                     slab.pass(taken);
-                    slab.dropped_one(message.len(), DropReason::TooLargeForPath);
+                    slab.dropped_one(len, DropReason::TooLargeForPath);
                 }
                 Sent::Full => break,
             }
@@ -102,12 +102,12 @@ impl QuicSocket {
     async fn send_slab(&self, mut slab: Slab, outbox: &Outbox) -> Result<(), Ended> {
         loop {
             self.send_some(&mut slab)?;
-            let rest = Bytes::copy_from_slice(slab.bytes());
-            let Some((message, taken)) = messages(&rest).next() else {
+            let Some((message, taken)) = first(slab.bytes()) else {
                 break;
             };
             // There was no room for it, and there is no other way to wait for that.
             let len = message.len();
+            let message = Bytes::copy_from_slice(message);
             let sent = self.send_one(message, outbox).await?;
             slab.pass(taken);
             if !sent {
@@ -120,10 +120,15 @@ impl QuicSocket {
 
     /// Sends control messages, none of which may be lost: one that does not fit ends the connection.
     async fn send_control(&self, bytes: Vec<u8>, outbox: &Outbox) -> Result<(), Ended> {
-        for (message, _) in messages(&bytes.into()) {
-            if !self.send_one(message, outbox).await? {
+        let mut rest = &bytes[..];
+        while let Some((message, taken)) = first(rest) {
+            if !self
+                .send_one(Bytes::copy_from_slice(message), outbox)
+                .await?
+            {
                 return Err(Ended);
             }
+            rest = &rest[taken..];
         }
         Ok(())
     }
@@ -142,16 +147,11 @@ impl QuicSocket {
     }
 }
 
-/// The messages in framed bytes, each with the length of its frame.
-fn messages(bytes: &Bytes) -> impl Iterator<Item = (Bytes, usize)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let head = bytes.get(at..at + 2)?;
-        let len = usize::from(u16::from_be_bytes([head[0], head[1]]));
-        let message = bytes.slice(at + 2..at + 2 + len);
-        at += 2 + len;
-        Some((message, 2 + len))
-    })
+/// The first message in framed bytes, and the length of its frame.
+fn first(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    let len = usize::from(u16::from_be_bytes(*head));
+    Some((&rest[..len], 2 + len))
 }
 
 impl TryWrite for QuicSocket {

@@ -6,7 +6,7 @@
 //! the writer's task sleeps on; only what the socket does not take is the writer's. Control messages (health checks, presence,
 //! the answer to *auth*) have a queue of their own that goes first; they are never dropped: when even that is full the connection ends.
 //!
-//! Under pressure (see [`share`] and [`trim`]) the outbox asks two things of a message: who sent it, and whether it is a WireGuard
+//! Under pressure (see `share` and `trim`) the outbox asks two things of a message: who sent it, and whether it is a WireGuard
 //! handshake, which is dropped last and never overtakes. Otherwise it does not know what the bytes mean. Everything accepted is either delivered (the slab was written whole) or
 //! counted by reason: a [`Slab`] that is dropped unwritten reports its messages as it goes.
 //!

@@ -110,7 +110,7 @@ impl ServerBuilder {
     }
 
     /// The UDP payload that a QUIC connection starts with, in bytes; path MTU discovery goes on from there. Anything outside
-    /// [`INITIAL_MTU_RANGE`](crate::transport::quic::INITIAL_MTU_RANGE) is taken for the nearest within. Default: 1232.
+    /// [`INITIAL_MTU_RANGE`] is taken for the nearest within. Default: 1232.
     #[must_use]
     pub fn quic_initial_mtu(mut self, bytes: u16) -> Self {
         let range = INITIAL_MTU_RANGE;

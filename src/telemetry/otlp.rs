@@ -1,7 +1,7 @@
 //! Metrics and traces sent to a collector: OTLP over HTTP with protobuf, set up by OpenTelemetry's standard variables.
 //!
 //! Owns the two pipelines and their end. Each has a thread of its own that collects and encodes; the requests run on the
-//! relay's runtime ([`client`]). A collector that cannot be reached costs a thread's time and a line in the log when it begins and
+//! relay's runtime (`client`). A collector that cannot be reached costs a thread's time and a line in the log when it begins and
 //! when it ends; spans beyond the queue of `OTEL_BSP_MAX_QUEUE_SIZE` are dropped.
 //!
 //! (OpenTelemetry specification, *Environment Variable Specification* and *OTLP Exporter Configuration*.)

@@ -14,8 +14,10 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use support::{RawClient, UPGRADE_REQUEST, request};
+use tokio::time::{sleep, timeout};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trunkline");
 
@@ -105,7 +107,17 @@ async fn serves(mut command: Command) -> Relay {
         SocketAddr::new("127.0.0.1".parse().unwrap(), address.port())
     };
     let get = |path| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    let ready = request(at("health"), get("/readyz")).await.unwrap();
+    // It is up a moment before it is ready.
+    let ready = async {
+        loop {
+            let ready = request(at("health"), get("/readyz")).await.unwrap();
+            if (ready.status, ready.text()) != (503, "starting\n") {
+                return ready;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ready = timeout(Duration::from_secs(60), ready).await.unwrap();
     assert_eq!((ready.status, ready.text()), (200, "ready\n"));
     let metrics = request(at("metrics"), get("/metrics")).await.unwrap();
     assert!(metrics.text().contains("relay_build_info"));

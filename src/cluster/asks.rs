@@ -7,8 +7,10 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
+use super::claims::is_stock;
 use super::link::Link;
-use super::owners::{Owners, State, is_stock};
+use super::owners::Owners;
+use super::shard::State;
 use super::timeline::Due;
 use crate::proto::PeerId;
 

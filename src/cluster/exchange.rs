@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::link::Link;
-use super::owners::{Owners, State};
+use super::owners::Owners;
+use super::shard::State;
 use crate::proto::cluster::encode_i_have;
 
 /// Bytes of control frames that may wait on a link before the next shard.

@@ -6,6 +6,7 @@
 mod announce;
 mod asks;
 mod builder;
+mod claims;
 mod dial;
 pub mod discovery;
 mod exchange;
@@ -14,6 +15,7 @@ mod forward;
 mod held;
 mod hello;
 mod inlet;
+mod leaving;
 mod link;
 mod link_metrics;
 mod links;
@@ -25,6 +27,7 @@ mod ping;
 mod pods;
 mod reader;
 mod session;
+mod shard;
 mod stream;
 mod streams;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::link::Link;
-use super::owners::LINGER;
+use super::leaving::LINGER;
 use crate::crosspod::PodAddr;
 
 /// How long a pod must have been gone before another one may get its number, in milliseconds: no entry holds it any more then.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::fabric::{Fabric, FrameSink};
 use super::forward::Forwarder;
 use super::held::Hop;
-use super::link::Link;
 use super::leaving::LINGER;
+use super::link::Link;
 use super::owners::Owners;
 use super::pods::PodNumber;
 use super::shard::State;
@@ -191,14 +191,14 @@ impl FrameSink for Sink {
         self.flush();
         let now = self.owners.now();
         if let Some(pod) = self.pod
-            && self.owners.pods.down(pod, &self.link, now)
+            && let Some(epoch) = self.owners.pods.down(pod, &self.link, now)
         {
             let linger = if self.link.was_silent() {
                 SILENT_LINGER
             } else {
                 LINGER
             };
-            self.owners.timeline.add(now + linger, Due::Pod(pod));
+            self.owners.timeline.add(now + linger, Due::Pod(pod, epoch));
         }
     }
 }

@@ -1,14 +1,19 @@
 //! What other pods say of who has a peer, and whom of two to believe (cluster-protocol.md, faults 6 and 7).
 
+use super::leaving::STOCK_BELIEVED;
 use super::owners::Owners;
 use super::pods::PodNumber;
-use super::shard::{Locked, Owner, State};
+use super::shard::{Locked, Owner, Rival, State};
 use super::timeline::Due;
 use crate::proto::PeerId;
-use crate::proto::cluster::{Seqno, encode_lost};
+use crate::proto::cluster::{Seqno, encode_lost, encode_who_has};
 
 /// A number below this is a stock pod's counter of its answers; ours are Unix seconds (cluster-protocol.md, fault 6).
 const STOCK_BELOW: u32 = 1_000_000_000;
+
+/// How long pods that have said that they have a peer, too, may take to say so again when the one that counts has lost it, in
+/// milliseconds.
+const RIVALS_ANSWER_WITHIN: u64 = 1_000;
 
 /// Whether a number is a stock pod's.
 pub(super) fn is_stock(seqno: Seqno) -> bool {
@@ -66,17 +71,19 @@ impl Owners {
     pub(super) fn claimed(&self, pod: PodNumber, peer: &PeerId, seqno: Seqno) {
         let now = self.now();
         let mut shard = self.lock(peer);
-        let known = shard.owners.get(peer);
-        let verdict = known.map_or(Verdict::Newer, |known| self.judge(known, pod, seqno));
-        let is_contested = known.is_some_and(|known| {
-            known.pod != pod && matches!(known.state, State::Here | State::There)
-        });
-        if is_contested {
-            shard.contested.insert(*peer);
-        }
-        let known = shard.owners.get(peer);
+        let known = shard.owners.get(peer).copied();
+        let verdict = known.map_or(Verdict::Newer, |known| self.judge(&known, pod, seqno));
+        let epoch = self.pods.epoch(pod);
         if verdict == Verdict::Older {
-            return;
+            return shard.contest(peer, Rival { pod, epoch });
+        }
+        shard.take_back(peer, pod);
+        if let Some(known) = known
+            && known.pod != pod
+            && known.state == State::There
+        {
+            let Owner { pod, epoch, .. } = known;
+            shard.contest(peer, Rival { pod, epoch });
         }
         let routable = known.is_some_and(|known| known.state == State::There);
         let was_here = known.is_some_and(|known| known.state == State::Here);
@@ -85,7 +92,7 @@ impl Owners {
             seqno,
             stamp,
             pod,
-            epoch: self.pods.epoch(pod),
+            epoch,
             state: State::There,
         };
         shard.owners.insert(*peer, owner);
@@ -119,29 +126,42 @@ impl Owners {
         let is_meant = known.pod == pod && matches!(known.state, State::There | State::Lingering);
         if !is_meant || (seqno != Seqno(0) && seqno < known.seqno) {
             if known.pod != pod {
-                shard.contested.remove(peer);
+                shard.take_back(peer, pod);
             }
             return;
         }
         if seqno == Seqno(0) {
             // It says nothing of where the peer is, which may be on its way from pod to pod.
+            self.ask_rivals(&mut shard, peer);
             self.linger(&mut shard, peer, now);
-            return;
-        }
-        if !self.ask_the_other(&mut shard, peer, now) {
+        } else if !self.rivals_answer(&mut shard, peer, now) {
             self.gone(&mut shard, peer, now);
             drop(shard);
             self.after_gone(peer);
         }
     }
 
-    /// If a second pod had said that it has the peer, too, it is asked whether it still has; false: there is none.
-    pub(super) fn ask_the_other(&self, shard: &mut Locked<'_>, peer: &PeerId, now: u64) -> bool {
-        let is_contested = shard.contested.remove(peer);
-        if is_contested {
-            self.linger(shard, peer, now);
-            self.ask(peer, |_| true);
+    /// The pod that counts has lost a peer: if others have said that they have it, too, they get a moment to say so again. False: there
+    /// are none.
+    pub(super) fn rivals_answer(&self, shard: &mut Locked<'_>, peer: &PeerId, now: u64) -> bool {
+        let are_asked = self.ask_rivals(shard, peer);
+        if are_asked {
+            self.linger_for(RIVALS_ANSWER_WITHIN, shard, peer, now);
         }
-        is_contested
+        are_asked
+    }
+
+    /// Asks the pods that have said that they have a peer, too, whether they still have it; those that are lost since have said nothing.
+    /// Not even a link that is far behind is passed over: nobody asks again.
+    fn ask_rivals(&self, shard: &mut Locked<'_>, peer: &PeerId) -> bool {
+        let mut are_asked = false;
+        for rival in shard.contested.remove(peer).unwrap_or_default() {
+            if self.pods.epoch(rival.pod) == rival.epoch
+                && let Some(link) = self.pods.link(rival.pod)
+            {
+                are_asked |= link.control(&encode_who_has(peer));
+            }
+        }
+        are_asked
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -13,6 +14,10 @@ use crate::proto::cluster::encode_i_have;
 
 /// Bytes of control frames that may wait on a link before the next shard.
 const BACKLOG: usize = 64 * 1024;
+
+/// How long after a pod has shown that it is ours it may still be telling who it has: for a hundred thousand peers, which are some 4 MB,
+/// over a slow network.
+pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long to wait for a link to write what it has, in milliseconds.
 pub(super) const PAUSE: u64 = 1;

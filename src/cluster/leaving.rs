@@ -17,19 +17,34 @@ pub(super) const LINGER: u64 = 5_000;
 const GONE_REMEMBERED: u64 = 30_000;
 
 /// How long what a stock pod said is believed, in milliseconds (cluster-protocol.md, *Fixed facts*: owner cache).
-const STOCK_BELIEVED: u64 = 300_000;
+pub(super) const STOCK_BELIEVED: u64 = 300_000;
 
 impl Owners {
     /// A peer is expected to show up again in a moment.
     pub(super) fn linger(&self, shard: &mut Locked<'_>, peer: &PeerId, now: u64) {
-        if let Some(known) = shard.owners.get_mut(peer)
-            && known.state != State::Lingering
+        if shard
+            .owners
+            .get(peer)
+            .is_some_and(|known| known.state != State::Lingering)
         {
+            self.linger_for(LINGER, shard, peer, now);
+        }
+    }
+
+    /// The same, for so many milliseconds from now, whatever was expected of it before.
+    pub(super) fn linger_for(
+        &self,
+        milliseconds: u64,
+        shard: &mut Locked<'_>,
+        peer: &PeerId,
+        now: u64,
+    ) {
+        if let Some(known) = shard.owners.get_mut(peer) {
             known.state = State::Lingering;
             known.stamp = now as u32;
             let due = Due::Lingering(*peer, known.stamp);
             shard.changed();
-            self.timeline.add(now + LINGER, due);
+            self.timeline.add(now + milliseconds, due);
         }
     }
 
@@ -64,6 +79,9 @@ impl Owners {
         else {
             return;
         };
+        if self.rivals_answer(&mut shard, peer, now) {
+            return;
+        }
         self.gone(&mut shard, peer, now);
         if known.pod == PodNumber::US {
             // It left this pod while the pod was draining, and that was kept back.
@@ -127,7 +145,7 @@ impl Owners {
             })
             .map(|(peer, _)| *peer)
             .collect();
-        unconfirmed.retain(|peer| !self.ask_the_other(&mut locked, peer, now));
+        unconfirmed.retain(|peer| !self.rivals_answer(&mut locked, peer, now));
         for peer in &unconfirmed {
             self.gone(&mut locked, peer, now);
         }

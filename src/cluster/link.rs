@@ -1,11 +1,12 @@
 //! One stream to one pod: what others can ask of it, and the queue of what goes out over it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::crosspod::PodAddr;
 use crate::outbox::{Framing, Outbox, QueuePolicy};
@@ -32,7 +33,8 @@ pub(crate) struct Link {
     number: u64,
     dialer: Dialer,
     outbox: Arc<Outbox>,
-    is_ours: AtomicBool,
+    /// Since when it is known that the pod is one of ours.
+    ours_since: OnceLock<Instant>,
     carries_peers: AtomicBool,
     /// Another link has its place: it is being finished.
     is_retired: AtomicBool,
@@ -65,7 +67,7 @@ impl Link {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             dialer,
             outbox: Outbox::new(Framing::Frame, policy),
-            is_ours: AtomicBool::new(false),
+            ours_since: OnceLock::new(),
             carries_peers: AtomicBool::new(carries_peers),
             is_retired: AtomicBool::new(false),
             was_silent: AtomicBool::new(false),
@@ -83,7 +85,12 @@ impl Link {
 
     /// Whether the pod has shown, by what stock pods never send, that it is one of ours: only then it is sent REFWD.
     pub(crate) fn is_ours(&self) -> bool {
-        self.is_ours.load(Ordering::Acquire)
+        self.ours_since.get().is_some()
+    }
+
+    /// For how long that has been known; none: it is not.
+    pub(super) fn ours_for(&self) -> Option<Duration> {
+        self.ours_since.get().map(Instant::elapsed)
     }
 
     /// Whether messages of peers may travel over it, either way: there is no cluster secret, or the pod has proven it, or the operator
@@ -153,7 +160,7 @@ impl Link {
 
     /// True the first time.
     pub(super) fn set_ours(&self) -> bool {
-        !self.is_ours.swap(true, Ordering::AcqRel)
+        self.ours_since.set(Instant::now()).is_ok()
     }
 
     pub(super) fn set_carries_peers(&self) {

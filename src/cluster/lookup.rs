@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 use tower::{BoxError, Service};
 use tracing::Span;
 
+use super::asker::{Asker, LookupPlace};
+use super::exchange::TOLD_WITHIN;
 use super::held::{HOLD_MAX, Held, HeldMessage, Hop};
 use super::link::Link;
 use super::owner_metrics::{ForwardResult, LookupResult};
@@ -35,9 +37,6 @@ const ABSENT_REMEMBERED: u64 = 1_000;
 /// How often it is asked again for a peer that is expected to come back, in milliseconds.
 const ASK_AGAIN: u64 = 1_000;
 
-/// Lookups at a time; whoever asks for more than that is guessing IDs.
-const LOOKUPS_MAX: usize = 4_096;
-
 /// Peers of one shard that are remembered as absent: what is beyond is asked for again.
 const ABSENT_MAX: usize = 256;
 
@@ -50,9 +49,10 @@ const ASK_BACKLOG: usize = 256 * 1024;
 pub(super) struct Pending {
     held: Held,
     waiters: Vec<oneshot::Sender<Option<PodAddr>>>,
-    /// When it began, in milliseconds, and whether its duration counts: one that waits for a lost pod is no lookup.
+    /// When it began, in milliseconds.
     since: u64,
-    is_lookup: bool,
+    /// None: it waits for a peer whose pod is lost or draining, and is no lookup.
+    place: Option<LookupPlace>,
     /// Tells its timeouts from those of an earlier one.
     number: u32,
     /// From the question to its answer; none for one that waits.
@@ -74,62 +74,66 @@ pub(super) enum Route {
 
 impl Owners {
     /// Where a message for `peer` goes; if that is not known, it is held and its owner looked for.
-    pub(super) fn route(&self, peer: &PeerId, message: &[u8], hop: Hop) -> Route {
+    pub(super) fn route(&self, peer: &PeerId, message: &[u8], asker: &mut Asker) -> Route {
         let mut shard = self.lock(peer);
         // What is held goes first.
         if shard.pending.contains_key(peer) {
-            return self.hold(&mut shard, peer, message, hop);
+            return self.hold(&mut shard, peer, message, asker.hop());
         }
-        let is_lookup = match shard.owners.get(peer).map(|known| (known.state, known.pod)) {
+        let place = match shard.owners.get(peer).map(|known| (known.state, known.pod)) {
             Some((State::Here, _)) => return Route::Here,
             Some((State::There, pod)) => {
                 if let Some(link) = self.pods.link(pod) {
                     return Route::Link(link, shard.generation());
                 }
-                false
+                None
             }
-            Some((State::Lingering, _)) => false,
-            Some((State::Gone, _)) | None => true,
+            Some((State::Lingering, _)) => None,
+            Some((State::Gone, _)) | None => match self.may_look_up(&shard, peer, asker) {
+                Ok(place) => Some(place),
+                Err(reason) => return Route::Dropped(reason),
+            },
         };
-        if is_lookup && let Err(reason) = self.may_look_up(&shard, peer) {
-            return Route::Dropped(reason);
-        }
-        self.look_up(&mut shard, peer, is_lookup);
-        self.hold(&mut shard, peer, message, hop)
+        self.look_up(&mut shard, peer, place);
+        self.hold(&mut shard, peer, message, asker.hop())
     }
 
-    /// Whether it makes sense to ask.
-    fn may_look_up(&self, shard: &Locked<'_>, peer: &PeerId) -> Result<(), DropReason> {
+    /// Whether it makes sense to ask, and there is a place for it.
+    fn may_look_up(
+        &self,
+        shard: &Locked<'_>,
+        peer: &PeerId,
+        asker: &mut Asker,
+    ) -> Result<LookupPlace, DropReason> {
         let absent = shard.absent.get(peer);
         if absent.is_some_and(|until| *until > self.now()) || self.pods.links().is_empty() {
             return Err(DropReason::NoSuchPeer);
         }
-        if self.lookups.load(Ordering::Relaxed) >= LOOKUPS_MAX {
-            return Err(DropReason::FabricOverloaded);
-        }
-        Ok(())
+        self.lookups
+            .begin(asker)
+            .ok_or(DropReason::FabricOverloaded)
     }
 
-    fn look_up(&self, shard: &mut Locked<'_>, peer: &PeerId, is_lookup: bool) {
+    fn look_up(&self, shard: &mut Locked<'_>, peer: &PeerId, place: Option<LookupPlace>) {
         let now = self.now();
         let number = self.lookup_number.fetch_add(1, Ordering::Relaxed);
-        self.lookups.fetch_add(1, Ordering::Relaxed);
+        let span = if place.is_some() {
+            spans::lookup(peer)
+        } else {
+            Span::none()
+        };
         shard.pending.insert(
             *peer,
             Pending {
                 held: Held::default(),
                 waiters: Vec::new(),
                 since: now,
-                is_lookup,
+                place,
                 number,
-                span: if is_lookup {
-                    spans::lookup(peer)
-                } else {
-                    Span::none()
-                },
+                span,
             },
         );
-        self.ask(peer, |_| true);
+        self.ask(peer, may_have_untold);
         self.timeline
             .add(now + ANSWER_WITHIN, Due::Lookup(*peer, number));
     }
@@ -164,7 +168,6 @@ impl Owners {
         if shard.pending.is_empty() {
             shard.pending.shrink_to(64);
         }
-        self.lookups.fetch_sub(1, Ordering::Relaxed);
         Some(pending)
     }
 
@@ -255,7 +258,7 @@ impl Owners {
         if let LookupResult::NotFound = result {
             spans::refuse(&pending.span, "not_found");
         }
-        if pending.is_lookup {
+        if pending.place.is_some() {
             self.metrics.looked_up(
                 result,
                 std::time::Duration::from_millis(self.now() - pending.since),
@@ -301,7 +304,7 @@ impl Owners {
                     self.take_pending(&mut shard, peer);
                     return;
                 }
-                self.ask(peer, |_| true);
+                self.ask(peer, may_have_untold);
                 self.timeline
                     .add(now + ASK_AGAIN, Due::Lookup(*peer, number));
             }
@@ -363,10 +366,10 @@ impl Owners {
             Some((State::Lingering | State::Gone, _)) | None => {}
         }
         if !shard.pending.contains_key(peer) {
-            if self.may_look_up(&shard, peer).is_err() {
+            let Ok(place) = self.may_look_up(&shard, peer, &mut Asker::new(Hop::First)) else {
                 return Ok(None);
-            }
-            self.look_up(&mut shard, peer, true);
+            };
+            self.look_up(&mut shard, peer, Some(place));
         }
         let (waiter, answer) = oneshot::channel();
         if let Some(pending) = shard.pending.get_mut(peer) {
@@ -379,6 +382,12 @@ impl Owners {
     pub(crate) fn locate_service(self: &Arc<Self>) -> Locate {
         Locate::new(LocateService(Arc::clone(self)))
     }
+}
+
+/// Whether a pod may have peers that it has not told of: stock pods tell nothing, and ours may need a moment for all of them. Other pods
+/// are not asked; whoever comes to them now is announced.
+fn may_have_untold(link: &Link) -> bool {
+    link.ours_for().is_none_or(|age| age < TOLD_WITHIN)
 }
 
 /// The frame that carries a message over `link`: nobody forwards it a third time. Stock pods never forward, and know no REFWD.

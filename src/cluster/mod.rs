@@ -4,6 +4,7 @@
 //! the relay, and the relay of it, stands in `crosspod`.
 
 mod announce;
+mod asker;
 mod asks;
 mod builder;
 mod claims;

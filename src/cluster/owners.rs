@@ -9,13 +9,14 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
 use tokio::time::Instant;
 
+use super::asker::Lookups;
 use super::asks::Asks;
 use super::exchange::Exchanges;
 use super::held::HoldBudget;
@@ -58,8 +59,7 @@ pub(crate) struct Owners {
     pub(super) pods: Pods,
     pub(super) timeline: Timeline,
     pub(super) holds: Arc<HoldBudget>,
-    /// Lookups in progress.
-    pub(super) lookups: AtomicUsize,
+    pub(super) lookups: Lookups,
     pub(super) lookup_number: AtomicU32,
     pub(super) asks: Asks,
     pub(super) exchanges: Exchanges,
@@ -82,7 +82,7 @@ impl Owners {
             pods: Pods::new(config.us),
             timeline: Timeline::default(),
             holds: HoldBudget::new(&config.policy),
-            lookups: AtomicUsize::new(0),
+            lookups: Lookups::default(),
             lookup_number: AtomicU32::new(0),
             asks: Asks::default(),
             exchanges: Exchanges::default(),
@@ -201,7 +201,7 @@ impl Directory for Owners {
         if self.draining.load(Ordering::Relaxed) {
             return self.linger(&mut shard, peer, now);
         }
-        if !self.ask_the_other(&mut shard, peer, now) {
+        if !self.rivals_answer(&mut shard, peer, now) {
             self.gone(&mut shard, peer, now);
         }
         self.broadcast(&encode_lost(peer, known.seqno));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::link::Link;
 use super::leaving::LINGER;
+use super::link::Link;
 use crate::crosspod::PodAddr;
 
 /// How long a pod must have been gone before another one may get its number, in milliseconds: no entry holds it any more then.
@@ -130,8 +130,8 @@ impl Pods {
         true
     }
 
-    /// A link is gone; false if another one has its place.
-    pub(super) fn down(&self, number: PodNumber, link: &Arc<Link>, now: u64) -> bool {
+    /// A link is gone: the pod's epoch that begins with that; none if another link has its place.
+    pub(super) fn down(&self, number: PodNumber, link: &Arc<Link>, now: u64) -> Option<u8> {
         let mut state = self.0.write();
         let pod = &mut state.pods[usize::from(number.0)];
         if !pod
@@ -139,13 +139,14 @@ impl Pods {
             .as_ref()
             .is_some_and(|there| Arc::ptr_eq(there, link))
         {
-            return false;
+            return None;
         }
         pod.link = None;
         pod.epoch = pod.epoch.wrapping_add(1);
         pod.lost_at = Some(now);
+        let epoch = pod.epoch;
         state.relist();
-        true
+        Some(epoch)
     }
 
     /// The link to a pod, if messages can go there.

@@ -1,7 +1,7 @@
 //! A part of the owner table: what is known of some of the peers, under one lock.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -41,6 +41,13 @@ pub(super) struct Owner {
 // With what the map adds, this is what a peer anywhere in the cluster costs each pod.
 const _: () = assert!(size_of::<(PeerId, Owner)>() == 48);
 
+/// A pod that says it has a peer, too, and the epoch in which it said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rival {
+    pub(super) pod: PodNumber,
+    pub(super) epoch: u8,
+}
+
 /// Some of the peers.
 #[derive(Debug, Default)]
 pub(super) struct ShardState {
@@ -49,9 +56,9 @@ pub(super) struct ShardState {
     pub(super) pending: HashMap<PeerId, Pending, RandomState>,
     /// Peers that nobody had when we asked, and until when that is believed, in milliseconds.
     pub(super) absent: HashMap<PeerId, u64, RandomState>,
-    /// Peers that a second pod says it has, too, and has not taken back yet. When the one that counts loses such a peer, the
-    /// other may still have it: it is asked. Between pods that hear each other this takes a moment.
-    pub(super) contested: HashSet<PeerId, RandomState>,
+    /// Peers that other pods say they have, too, and have not taken back yet. When the one that counts loses such a peer, the
+    /// others may still have it: they are asked. Between pods that hear each other this takes a moment.
+    pub(super) contested: HashMap<PeerId, Vec<Rival>, RandomState>,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +104,22 @@ impl std::ops::DerefMut for Locked<'_> {
 }
 
 impl Locked<'_> {
+    /// A pod says that it has a peer, too.
+    pub(super) fn contest(&mut self, peer: &PeerId, rival: Rival) {
+        self.take_back(peer, rival.pod);
+        self.contested.entry(*peer).or_default().push(rival);
+    }
+
+    /// A pod does not say so any more, or is the one that counts.
+    pub(super) fn take_back(&mut self, peer: &PeerId, pod: PodNumber) {
+        if let Some(rivals) = self.contested.get_mut(peer) {
+            rivals.retain(|rival| rival.pod != pod);
+            if rivals.is_empty() {
+                self.contested.remove(peer);
+            }
+        }
+    }
+
     /// Routes that are remembered must be looked up again.
     pub(super) fn changed(&self) {
         self.shard.generation.fetch_add(1, Ordering::Release);

@@ -47,7 +47,7 @@ impl Owners {
                 Due::Gone(peer, stamp) => self.forget_gone(&peer, stamp),
                 Due::StockOwner(peer, stamp) => self.stock_owner_is_old(&peer, stamp),
                 Due::Ask(peer, attempt) => self.ask_again(&peer, attempt),
-                Due::Pod(pod) => self.pod_due(pod).await,
+                Due::Pod(pod, epoch) => self.pod_due(pod, epoch).await,
                 Due::StockPods => self.ask_for_all_watched(),
             }
             done += 1;
@@ -57,12 +57,16 @@ impl Owners {
         }
     }
 
-    /// The peers of a lost pod have been held long enough. If it is linked again by now, it has as long to name them again.
-    async fn pod_due(&self, pod: PodNumber) {
+    /// The peers of a lost pod have been held long enough. If it is linked again by now, it has as long to name them again; if it was
+    /// lost again since, what is due for that follows.
+    async fn pod_due(&self, pod: PodNumber, epoch: u8) {
+        if self.pods.epoch(pod) != epoch {
+            return;
+        }
         if let Some(at) = self.pods.confirmed_by(pod)
             && at > self.now()
         {
-            return self.timeline.add(at, Due::Pod(pod));
+            return self.timeline.add(at, Due::Pod(pod, epoch));
         }
         for shard in 0..self.shards() {
             self.sweep_pod(shard, pod);

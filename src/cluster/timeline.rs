@@ -25,8 +25,8 @@ pub(super) enum Due {
     StockOwner(PeerId, u32),
     /// This peer is watched and may be on a stock pod; how often it was asked for in vain.
     Ask(PeerId, u32),
-    /// This pod's peers have not been confirmed since its link was lost.
-    Pod(PodNumber),
+    /// This pod's peers have not been confirmed since its link was lost; the epoch that began then.
+    Pod(PodNumber, u8),
     /// A link is old enough to know whether it leads to a stock pod.
     StockPods,
 }

@@ -142,8 +142,15 @@ impl Presence {
             directory.ended(peer);
             directory.place(peer) != Place::Nowhere
         });
-        if !online {
-            self.tell_change(&mut watchers, peer, false);
+        if online {
+            return;
+        }
+        self.tell_change(&mut watchers, peer, false);
+        let is_watched = watchers.contains_key(peer);
+        drop(watchers);
+        if is_watched && let Some(directory) = self.directory.get() {
+            // It may have gone to a pod that does not tell.
+            directory.watched(std::slice::from_ref(peer));
         }
     }
 

@@ -26,6 +26,7 @@ use self::metrics::{ForwardMetrics, ForwardMetricsLayer};
 use self::reroute::Reroute;
 use self::resolve::{Resolve, ResolveLayer, Routes};
 use self::transport::LinkTransport;
+use super::asker::Asker;
 use super::held::Hop;
 use super::owner_metrics::ForwardResult;
 use super::owners::Owners;
@@ -36,7 +37,7 @@ use crate::telemetry::counters::DropReason;
 #[derive(Debug)]
 struct Memory {
     owners: Arc<Owners>,
-    hop: Hop,
+    asker: Asker,
     routes: Routes,
     results: [u64; ForwardResult::ALL.len()],
 }
@@ -81,7 +82,7 @@ impl Forwarder {
             stack: stack(owners),
             memory: Memory {
                 owners: Arc::clone(owners),
-                hop,
+                asker: Asker::new(hop),
                 routes: Routes::default(),
                 results: [0; ForwardResult::ALL.len()],
             },
@@ -118,7 +119,7 @@ impl CrossPod for Forwarder {
     }
 
     fn fork(&self) -> Box<dyn CrossPod> {
-        Box::new(Self::new(&self.memory.owners, self.memory.hop))
+        Box::new(Self::new(&self.memory.owners, self.memory.asker.hop()))
     }
 }
 

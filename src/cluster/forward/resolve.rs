@@ -158,7 +158,7 @@ where
 #[cold]
 fn look_up(memory: &mut Memory, dispatch: &Dispatch<'_, '_>) -> Result<usize, Forwarded> {
     let (peer, message) = (&dispatch.forward.destination, dispatch.forward.message);
-    match memory.owners.route(peer, message, memory.hop) {
+    match memory.owners.route(peer, message, &mut memory.asker) {
         Route::Link(link, generation) => {
             Ok(memory.routes.learn(&memory.owners, peer, link, generation))
         }

@@ -34,7 +34,7 @@ impl<'a, 'm> Service<Routed<'a, 'm>> for LinkTransport {
     #[inline]
     fn call(&mut self, routed: Routed<'a, 'm>) -> Self::Future {
         let mut memory = routed.dispatch.memory.borrow_mut();
-        let hop = memory.hop;
+        let hop = memory.asker.hop();
         let Some(link) = memory.routes.written(routed.route) else {
             return ready(Err(LinkGone));
         };

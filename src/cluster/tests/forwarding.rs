@@ -1,6 +1,8 @@
 //! Messages between pods: found at once, held in order, dropped and counted.
 
 use super::*;
+use crate::cluster::asker::FOR_A_PEER;
+use crate::cluster::exchange::TOLD_WITHIN;
 use crate::cluster::held::HOLD_MESSAGES;
 use crate::cluster::owner_metrics::ForwardResult;
 
@@ -25,12 +27,7 @@ async fn a_message_crosses_and_is_counted_on_both_pods() {
         assert_eq!(pod.relay.counters().forwarded_count(), 100);
         assert_eq!(pod.relay.counters().received_from_pods_count(), 100);
         assert_eq!(pod.owners.metrics.forwarded_count(ForwardResult::Ok), 100);
-        assert_eq!(
-            pod.owners
-                .lookups
-                .load(std::sync::atomic::Ordering::Relaxed),
-            0
-        );
+        assert_eq!(pod.owners.lookups.len(), 0);
     }
 }
 
@@ -161,10 +158,80 @@ async fn guessing_ids_is_shed() {
         alice.send(&format!("guess {number}"), b"").await;
     }
     settle().await;
-    assert_eq!(a.dropped(DropReason::FabricOverloaded), 5_000 - 4_096);
+    let guesses = FOR_A_PEER as u64;
+    assert_eq!(a.dropped(DropReason::FabricOverloaded), 5_000 - guesses);
+    // Others find whom they look for all the same.
+    let mut carol = a.connect("carol").await;
+    carol.send("bob", b"are you there?").await;
+    settle().await;
+    let mut bob = b.connect("bob").await;
+    assert_eq!(bob.recv().await, message("carol", b"are you there?"));
+    assert_eq!(a.owners.lookups.len(), FOR_A_PEER);
+    // When her lookups have ended, alice may guess again.
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(a.owners.lookups.len(), 0);
+    alice.send("guess 5001", b"").await;
+    settle().await;
+    assert_eq!(a.dropped(DropReason::FabricOverloaded), 5_000 - guesses);
     sleep(Duration::from_secs(6)).await;
     a.assert_balanced();
     assert_eq!((a.owners.timeline.len(), a.owners.holds.used()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_peers_of_a_lost_pod_takes_no_place_of_a_lookup() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let wire = Wire::new(&a, &b, Duration::ZERO);
+    // Somebody must be there to be asked when the other pod is gone.
+    let mut stock = StockPod::new(&a, "s:7090");
+    stock.add("sam");
+    let mut alice = a.connect("alice").await;
+    let mut theirs = Vec::new();
+    for number in 0..2 * FOR_A_PEER {
+        theirs.push(b.connect(&format!("peer {number}")).await);
+    }
+    settle().await;
+    wire.cut().await;
+    for number in 0..2 * FOR_A_PEER {
+        alice.send(&format!("peer {number}"), b"wait").await;
+    }
+    alice.send("sam", b"at once").await;
+    stock.turn().await;
+    stock.turn().await;
+    assert_eq!(stock.payloads("sam"), [b"at once"]);
+    assert_eq!(a.dropped(DropReason::FabricOverloaded), 0);
+    let _wire = Wire::new(&a, &b, Duration::ZERO);
+    for peer in &mut theirs {
+        assert_eq!(peer.recv().await, message("alice", b"wait"));
+    }
+    settle().await;
+    a.assert_balanced();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_has_told_all_its_peers_is_not_asked() {
+    let a = Pod::new("a:7090");
+    let mut ours = StockPod::new(&a, "b:7090");
+    let mut stock = StockPod::new(&a, "s:7090");
+    assert!(ours.link.set_ours());
+    ours.sink().became_ours();
+    let mut alice = a.connect("alice").await;
+    // It may still be telling.
+    alice.send("early", b"").await;
+    ours.turn().await;
+    stock.turn().await;
+    assert_eq!((ours.asked.len(), stock.asked.len()), (1, 1));
+    sleep(TOLD_WITHIN).await;
+    alice.send("late", b"held").await;
+    ours.turn().await;
+    stock.turn().await;
+    assert_eq!((ours.asked.len(), stock.asked.len()), (1, 2));
+    // Whoever comes there now is announced, and what was held leaves.
+    ours.add("late");
+    ours.frame(&encode_i_have(&id("late"), Seqno(TODAY as u32)));
+    ours.turn().await;
+    assert_eq!(ours.payloads("late"), [b"held"]);
+    a.assert_balanced();
 }
 
 #[tokio::test(start_paused = true)]

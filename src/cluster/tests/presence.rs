@@ -65,6 +65,71 @@ async fn the_peers_of_a_lost_pod_are_offline_after_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_is_lost_twice_holds_peers_from_the_second_time_on() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let mut alice = a.connect("alice").await;
+    let _bob = b.connect("bob").await;
+    let wire = Wire::new(&a, &b, Duration::from_millis(1));
+    sleep(Duration::from_millis(10)).await;
+    alice.subscribe(&["bob"]).await;
+    assert_eq!(alice.heard().await, [Heard::Online(id("bob"))]);
+    wire.cut().await;
+    sleep(Duration::from_millis(1_000)).await;
+    let wire = Wire::new(&a, &b, Duration::from_millis(1));
+    sleep(Duration::from_millis(3_000)).await;
+    wire.cut().await;
+    // The first five seconds end now.
+    sleep(Duration::from_millis(4_900)).await;
+    assert_eq!(alice.heard().await, [], "early");
+    let wire = Wire::new(&a, &b, Duration::from_millis(1));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(alice.heard().await, []);
+    wire.cut().await;
+    sleep(Duration::from_millis(5_100)).await;
+    assert_eq!(alice.heard().await, [Heard::Offline(id("bob"))]);
+    assert_eq!(a.owners.len(), 1);
+}
+
+/// A pod that had the peer before says nothing of it any more when it is gone, and need not be waited for.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_came_from_a_pod_that_is_gone_is_held_no_longer_than_others() {
+    use crate::crosspod::Directory;
+    for drained in [true, false] {
+        let pods = ["a:7090", "b:7090", "c:7090"].map(Pod::new);
+        let [a, b, c] = &pods;
+        let [ab, bc, ac] = [(a, b), (b, c), (a, c)]
+            .map(|(one, other)| Wire::new(one, other, Duration::from_millis(1)));
+        let mut alice = a.connect("alice").await;
+        alice.subscribe(&["bob"]).await;
+        let on_c = c.connect("bob").await;
+        assert_eq!(alice.recv().await, Heard::Online(id("bob")));
+        if drained {
+            c.owners.draining();
+            drop(on_c);
+        }
+        sleep(Duration::from_millis(500)).await;
+        if !drained {
+            ac.cut().await;
+            bc.cut().await;
+            let _bob = b.connect("bob").await;
+            sleep(Duration::from_secs(20)).await;
+            ab.cut().await;
+        } else {
+            let _bob = b.connect("bob").await;
+            sleep(Duration::from_millis(500)).await;
+            ac.cut().await;
+            bc.cut().await;
+            sleep(Duration::from_secs(20)).await;
+            ab.cut().await;
+        }
+        sleep(Duration::from_millis(4_900)).await;
+        assert_eq!(alice.heard().await, []);
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(alice.heard().await, [Heard::Offline(id("bob"))]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_peers_of_a_silent_pod_are_offline_soon() {
     let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
     let wire = Wire::new(&a, &b, Duration::from_millis(1));

@@ -189,7 +189,7 @@ impl World {
                 let known = shard
                     .owners
                     .get(&name)
-                    .filter(|known| known.state != crate::cluster::owners::State::Gone);
+                    .filter(|known| known.state != crate::cluster::shard::State::Gone);
                 let address = known.map(|known| pod.owners.pods.address(known.pod));
                 let expected = at.first().map(|pod| self.pods[*pod].address.clone());
                 assert_eq!(

@@ -104,6 +104,22 @@ async fn a_peer_that_moves_from_a_stock_pod_to_ours_and_back_is_followed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watched_peer_that_leaves_for_a_stock_pod_is_found_there() {
+    let a = Pod::new("a:7090");
+    let mut stock = StockPod::new(&a, "s:7090");
+    let mut alice = a.connect("alice").await;
+    let sam = a.connect("sam").await;
+    alice.subscribe(&["sam"]).await;
+    assert_eq!(alice.heard().await, [Heard::Online(id("sam"))]);
+    stock.add("sam");
+    drop(sam);
+    assert_eq!(alice.recv().await, Heard::Offline(id("sam")));
+    stock.turn().await;
+    assert_eq!(stock.asked, [id("sam")], "at once, and nobody has to send");
+    assert_eq!(alice.heard().await, [Heard::Online(id("sam"))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stock_pod_that_sends_to_the_wrong_pod_is_helped() {
     let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
     let _wire = Wire::new(&a, &b, Duration::from_millis(1));

@@ -34,9 +34,11 @@ pub fn reference() -> String {
 }
 
 fn row(setting: &Setting) -> String {
+    // A bar would end the cell.
+    let cell = |text: &str| text.replace('|', "\\|");
     let value = match setting.kind {
         Kind::Switch => String::new(),
-        Kind::Text | Kind::List | Kind::Secret => format!(" {}", setting.hint),
+        Kind::Text | Kind::List | Kind::Secret => format!(" {}", cell(setting.hint)),
     };
     let short = setting.short.map(|short| format!(", `-{short}`"));
     let variable = setting.name.to_uppercase().replace('-', "_");
@@ -52,8 +54,7 @@ fn row(setting: &Setting) -> String {
         setting.flag(),
         short.unwrap_or_default(),
         variables.join("<br>"),
-        // A bar would end the cell.
-        setting.help.replace('|', "\\|"),
+        cell(setting.help),
     )
 }
 

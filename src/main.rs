@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tracing::info;
+use tracing::{info, warn};
 use trunkline::auth::{Secret, TokenValidator};
 use trunkline::cluster::{Cluster, ClusterHandle, ClusterSecrets, PodTls};
 use trunkline::config::{
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let command = config::parse(
         std::env::args_os(),
         |name| std::env::var_os(name),
+        std::env::vars_os().map(|(name, _)| name),
         load::command(),
     );
     let result = match command {
@@ -64,6 +65,9 @@ fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     let otlp = otlp.map(|otlp| Otlp::start(otlp, runtime.handle()));
     let otlp = otlp.transpose()?;
     let _log = logging::init(&settings.log, otlp.as_ref().and_then(Otlp::tracer))?;
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
     let inherited = Inherited::from_env()?;
     runtime.block_on(async {
         let metrics = PrometheusMetrics::with_otlp(otlp.as_ref())?;

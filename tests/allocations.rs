@@ -4,12 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quinn::crypto::rustls::QuicClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use trunkline::auth::AllowAll;
 use trunkline::proto::PeerId;
+use trunkline::proto::peer::MessageType;
 use trunkline::proto::peer::{encode_auth, encode_transport};
+use trunkline::tls::{AnyCertificate, CertificateFiles, Certificates};
 use trunkline::transport::ws::frame::apply_mask;
+use trunkline::transport::{RemoteAddr, memory};
 use trunkline::{Relay, Server};
 
 const MASK: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
@@ -95,4 +102,129 @@ fn no_allocation_for_each_message() {
             500 * batch
         );
     }
+}
+
+fn self_signed() -> Certificates {
+    let place = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("allocations-quic");
+    std::fs::create_dir_all(&place).unwrap();
+    let made = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+    let files = CertificateFiles {
+        certificate: place.join("tls.crt"),
+        key: place.join("tls.key"),
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let certificates = Certificates::new();
+    certificates.set(files.load().unwrap());
+    certificates
+}
+
+/// A peer over QUIC on a thread of its own, which reads until `over` and then stops: nothing is acknowledged any more.
+fn quic_receiver(
+    address: std::net::SocketAddr,
+    over: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let verifier =
+                AnyCertificate::new(rustls::crypto::aws_lc_rs::default_provider().into());
+            let mut tls = rustls::ClientConfig::builder()
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth();
+            tls.alpn_protocols = vec![b"nb-quic".to_vec()];
+            let tls = QuicClientConfig::try_from(tls).unwrap();
+            let config = quinn::ClientConfig::new(Arc::new(tls));
+            let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+            let connecting = endpoint.connect_with(config, address, "x").unwrap();
+            let connection = connecting.await.unwrap();
+            let auth = encode_auth(&PeerId::from_name(b"bob"), &[0; 43]).unwrap();
+            connection.send_datagram(auth.into()).unwrap();
+            while !over.load(Ordering::Relaxed) {
+                connection.read_datagram().await.unwrap();
+            }
+            // Held, and never polled again, until the test is over.
+            std::thread::park();
+        });
+    })
+}
+
+/// QUIC takes messages one by one, and often has room for one alone. What waits behind it must not be copied each time, and
+/// must not be kept alive by it.
+#[test]
+fn a_saturated_quic_receiver_costs_a_copy_of_each_message_and_no_more() {
+    const SIZE: usize = 1000;
+    const DELIVERED: u64 = 4000;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (relay, address) = runtime.block_on(async {
+        let relay = Relay::builder()
+            .exposed_address("x")
+            .tls(true)
+            .validator(AllowAll)
+            .build()
+            .unwrap();
+        let server = Server::builder(relay.clone())
+            .listen(["127.0.0.1:0".parse().unwrap()])
+            .tls(self_signed())
+            .bind()
+            .unwrap();
+        let address = server.quic_addr().unwrap();
+        tokio::spawn(server.run(std::future::pending()));
+        (relay, address)
+    });
+    let over = Arc::<AtomicBool>::default();
+    let receiver = quic_receiver(address, Arc::clone(&over));
+    let bob = PeerId::from_name(b"bob");
+    let mut message = Vec::new();
+    encode_transport(&bob, &[7; SIZE], &mut message).unwrap();
+    let sender = runtime.block_on(async {
+        while !relay.peers().contains(&bob) {
+            tokio::task::yield_now().await;
+        }
+        let (sender, end) = memory::pair(64);
+        let accepting = relay.clone();
+        tokio::spawn(async move { accepting.accept(end, RemoteAddr::unknown()).await });
+        let auth = encode_auth(&PeerId::from_name(b"alice"), &[0; 43]).unwrap();
+        assert!(sender.send(auth).await);
+        sender
+    });
+    let delivered = || relay.counters().sent_count(MessageType::Transport);
+    let flood = |count: u64| {
+        let mut sent = 0_u64;
+        runtime.block_on(async {
+            let goal = delivered() + count;
+            while delivered() < goal {
+                assert!(sender.send(message.clone()).await);
+                sent += 1;
+            }
+        });
+        sent
+    };
+    flood(1000);
+    let mut sent = 0;
+    let allocated = allocation_counter::measure(|| sent = flood(DELIVERED));
+    // The test's own copies of what it sends are none of the relay's.
+    let relayed = allocated.bytes_total - sent * message.len() as u64;
+    let each = relayed / DELIVERED;
+    println!("{each} bytes allocated for each message delivered, {sent} sent");
+    assert!(each < 8 * SIZE as u64, "{each} bytes for each message");
+    over.store(true, Ordering::Relaxed);
+    // What nobody takes any more: QUIC's buffer, the queue, and nothing that they keep alive besides.
+    let stalled = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            for _ in 0..5000 {
+                assert!(sender.send(message.clone()).await);
+            }
+        });
+    });
+    println!("{} bytes more are held", stalled.bytes_current);
+    assert!(stalled.bytes_current < 1024 * 1024, "{stalled:?}");
+    receiver.thread().unpark();
 }

@@ -39,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "peer",
         &[
+            "admission",
             "routing",
             "stack",
             "auth",

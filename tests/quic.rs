@@ -684,3 +684,82 @@ impl Log {
         text.lines().map(str::to_owned).collect()
     }
 }
+
+/// As on TCP: one address has a sixteenth of the handshakes, 64 in any case, and nobody else waits for it.
+#[tokio::test]
+async fn one_address_cannot_take_the_handshakes_of_others() {
+    const SHARE: usize = 64;
+    let relay = QuicRelay::with("share", |relay| relay.max_handshakes(128));
+    let established = relay.peer("established").await;
+    let admission = relay.relay.relay.admission();
+    until("it is no handshake any more", || {
+        admission.handshakes() == 0
+    })
+    .await;
+    // First datagrams of handshakes that never go on, for nothing comes back to who began them.
+    let hole = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let to_hole = hole.local_addr().unwrap();
+    let half = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut begun = Vec::new();
+    while admission.handshakes() < SHARE {
+        let (config, _) = relay.stock();
+        begun.push(half.connect_with(config, to_hole, NAME).unwrap());
+        let mut first = [0; 2048];
+        let (len, _) = hole.recv_from(&mut first).await.unwrap();
+        hole.send_to(&first[..len], relay.addr).await.unwrap();
+        real_pause().await;
+        assert!(begun.len() < 10_000, "handshakes are not counted");
+    }
+    let refused = relay.dial(relay.config(b"nb-quic"), relay.addr).await;
+    let Err(ConnectionError::ConnectionClosed(close)) = refused.map(|_| ()) else {
+        panic!("not refused");
+    };
+    assert_eq!(
+        close.error_code,
+        quinn::TransportErrorCode::CONNECTION_REFUSED
+    );
+    let metrics = relay.read_metrics().await;
+    let share = [("reason", "handshakes_per_address")];
+    assert!(metrics.sum("relay_handshake_refusals_total", &share) >= 1);
+    // From another address, at once.
+    let endpoint = Endpoint::client("127.0.0.2:0".parse().unwrap()).unwrap();
+    let config = relay.config(b"nb-quic");
+    let connecting = endpoint.connect_with(config, relay.addr, NAME).unwrap();
+    let connection = timeout(PATIENCE, connecting).await.unwrap().unwrap();
+    let other = QuicClient {
+        endpoint,
+        connection,
+    };
+    other.send(auth_message("other"));
+    other.expect_auth_response().await;
+    other.send(transport(&peer("established"), b"undisturbed"));
+    let message = established.message().await;
+    assert_eq!(payload_of(&message, &peer("other")), b"undisturbed");
+    assert_eq!(admission.handshakes(), SHARE);
+}
+
+/// What comes faster than anybody reads: only the kernel knows of it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_the_kernel_drops_is_counted() {
+    let any = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let (certificates, _) = certificate("drops");
+    let relay = TestRelay::served(
+        |relay| relay.tls(true),
+        |server| server.tls(certificates).stun([any]),
+    );
+    let drops = async |server: &'static str| {
+        let labels = [("server", server), ("reason", "receive_buffer_full")];
+        let metrics = relay.read_metrics().await;
+        assert!(metrics.has("relay_udp_drops_total", &["server", "reason"]));
+        metrics.sum("relay_udp_drops_total", &labels)
+    };
+    assert_eq!((drops("quic").await, drops("stun").await), (0, 0));
+    // The relay shares this thread, and does not run meanwhile. Its buffer is of 4 MiB at most, and each datagram takes one.
+    let flood = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for _ in 0..20_000 {
+        flood.send_to(&[0; 1200], relay.addr).unwrap();
+    }
+    assert!(drops("quic").await > 0);
+    assert_eq!(drops("stun").await, 0);
+}

@@ -378,7 +378,7 @@ async fn metrics_and_traces_reach_a_collector() {
     let endpoint = format!("http://{address}");
     let mut program = Program::start_with(
         &fresh_dir("watch-otlp"),
-        &USUAL,
+        &[&USUAL[..], &["--trusted-proxies=127.0.0.1"]].concat(),
         &[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
             (
@@ -395,7 +395,7 @@ async fn metrics_and_traces_reach_a_collector() {
         ],
     )
     .await;
-    // A peer whose upgrade is part of somebody's trace, and one that is refused.
+    // A peer whose upgrade is part of its proxy's trace, one that says so of itself, and one that is refused.
     let mut client = RawClient::tcp(program.addr()).await;
     let traced = UPGRADE_REQUEST.replace(
         "\r\n\r\n",
@@ -407,6 +407,16 @@ async fn metrics_and_traces_reach_a_collector() {
         .send(&encode_auth(&peer("a"), &token()).unwrap())
         .await;
     assert_eq!(client.message().await[..2], [1, 7]);
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let elsewhere = elsewhere.connect(program.addr()).await.unwrap();
+    let mut stranger = RawClient::over(elsewhere);
+    stranger.write(traced.as_bytes()).await;
+    stranger.expect_upgrade().await;
+    stranger
+        .send(&encode_auth(&peer("c"), &token()).unwrap())
+        .await;
+    assert_eq!(stranger.message().await[..2], [1, 7]);
     let mut refused = RawClient::tcp(program.addr()).await;
     refused.write(UPGRADE_REQUEST.as_bytes()).await;
     refused.expect_upgrade().await;
@@ -415,13 +425,13 @@ async fn metrics_and_traces_reach_a_collector() {
         .send(&encode_auth(&peer("b"), &wrong).unwrap())
         .await;
     refused.rest().await;
-    until("both connections have come", || {
+    until("all connections have come", || {
         collector
             .spans()
             .iter()
             .filter(|(span, _)| span.name == "connection")
             .count()
-            == 2
+            == 3
             && collector.metrics().contains("relay_peers")
     })
     .await;
@@ -435,6 +445,10 @@ async fn metrics_and_traces_reach_a_collector() {
     let (span, resource) = connection("a").expect("the span of the peer");
     assert_eq!(hex(&span.trace_id), "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(hex(&span.parent_span_id), "b7ad6b7169203331");
+    // Who is no trusted proxy begins a trace of its own.
+    let (span, _) = connection("c").expect("the span of the stranger");
+    assert_ne!(hex(&span.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(hex(&span.parent_span_id), "");
     assert_eq!(
         attribute(&span.attributes, "network.protocol.name").as_deref(),
         Some("ws")

@@ -1,32 +1,35 @@
-//! Who gets a place: how many connections there may be, in all and from one address, and how often one address may begin
-//! a handshake.
+//! Who gets a place: how many connections and handshakes there may be, in all and from one address, and how often one address may
+//! begin a handshake.
 //!
 //! Whoever takes connections in (a listener, the QUIC endpoint, the HTTP route under a server that is not ours) asks here before
 //! it spends anything on one, and keeps the [`Permit`] until that connection is gone. It knows addresses only: what a
 //! connection says, and what becomes of it, is not its affair.
 
+mod handshake;
 mod table;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
+use self::handshake::{Handshake, Turn};
 use self::table::Table;
 use crate::source::Source;
 use crate::telemetry::instruments::Instruments;
+use crate::telemetry::log_limit::log_rarely;
 use crate::telemetry::names;
 use crate::transport::RemoteAddr;
 
 /// How many handshakes one address may begin at once when the number of its connections has no limit.
 const BURST: u32 = 16_384;
 
-/// A refusal is counted each time and logged as a warning at most this often for each reason.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
+/// Which part of all handshakes at once may be those of one address, and how many it may have in any case (if there may be so many).
+const SHARE: usize = 16;
+const SHARE_MIN: usize = 64;
 
 /// The limits; in each of them 0 means that there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +38,22 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once from one IPv4 address or one IPv6 /64.
     pub connections_per_address: usize,
+    /// Handshakes at once: from the first byte of a connection until it is a peer. One address may have a sixteenth of them, 64 in
+    /// any case; its others wait for their turn.
+    pub handshakes: usize,
     /// Handshakes a second from one such address, in the long run. At once it may begin as many as it may have connections:
     /// all of them may have to come back in the same second.
     pub handshake_rate_per_address: u32,
 }
 
 impl Default for Limits {
-    /// No limit in all; 16,384 connections and 500 handshakes a second from one address.
+    /// No limit on connections in all, and 16,384 handshakes at once; 16,384 connections and 500 handshakes a second from one
+    /// address.
     fn default() -> Self {
         Self {
             connections: 0,
             connections_per_address: 16_384,
+            handshakes: 16_384,
             handshake_rate_per_address: 500,
         }
     }
@@ -59,6 +67,19 @@ impl Limits {
             limit => u32::try_from(limit).unwrap_or(u32::MAX),
         };
         connections.max(self.handshake_rate_per_address)
+    }
+
+    fn handshakes(&self) -> usize {
+        match self.handshakes {
+            0 => Semaphore::MAX_PERMITS,
+            limit => limit.min(Semaphore::MAX_PERMITS),
+        }
+    }
+
+    /// Handshakes at once of one address.
+    fn handshakes_per_address(&self) -> usize {
+        let all = self.handshakes();
+        (all / SHARE).max(SHARE_MIN).min(all)
     }
 }
 
@@ -75,14 +96,22 @@ pub enum Refusal {
     /// The address begins handshakes faster than it may.
     #[error("more handshakes from this address than --handshake-rate-per-address allows")]
     HandshakeRate,
+    /// There are as many handshakes as there may be.
+    #[error("as many handshakes at once as --max-handshakes allows")]
+    Handshakes,
+    /// The address has as many handshakes as are its share, and none of them was done in time.
+    #[error("as many handshakes at once from this address as are its share of --max-handshakes")]
+    HandshakesPerAddress,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 5] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::HandshakeRate,
+        Self::Handshakes,
+        Self::HandshakesPerAddress,
     ];
 
     /// The label `reason` of `relay_handshake_refusals_total`.
@@ -92,6 +121,8 @@ impl Refusal {
             Self::Connections => "max_connections",
             Self::ConnectionsPerAddress => "max_connections_per_address",
             Self::HandshakeRate => "handshake_rate",
+            Self::Handshakes => "overloaded",
+            Self::HandshakesPerAddress => "handshakes_per_address",
         }
     }
 }
@@ -100,11 +131,11 @@ impl Refusal {
 struct Shared {
     limits: Limits,
     open: AtomicUsize,
+    handshakes: Arc<Semaphore>,
+    waiting: AtomicUsize,
     table: Mutex<Table>,
     instruments: Instruments,
     began: Instant,
-    /// When each reason was last logged as a warning, in milliseconds since `began`, plus one; 0: never.
-    warned: [AtomicU64; Refusal::ALL.len()],
 }
 
 impl fmt::Debug for Shared {
@@ -126,29 +157,43 @@ impl Admission {
         let shared = Arc::new(Shared {
             limits,
             open: AtomicUsize::new(0),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes())),
+            waiting: AtomicUsize::new(0),
             table: Mutex::new(Table::new(
                 limits.connections_per_address,
+                limits.handshakes_per_address(),
                 limits.handshake_rate_per_address,
                 limits.burst(),
             )),
-            instruments,
+            instruments: instruments.clone(),
             began: Instant::now(),
-            warned: Default::default(),
         });
-        let open = Arc::downgrade(&shared);
-        shared
-            .instruments
-            .meter()
-            .u64_observable_gauge(names::CONNECTIONS)
-            .with_description(
-                "Connections that hold a place: peers, and those that are not peers yet.",
-            )
-            .with_callback(move |observer| {
-                if let Some(shared) = open.upgrade() {
-                    observer.observe(shared.open.load(Ordering::Relaxed) as u64, &[]);
+        let gauge = |name: &'static str, what: &'static str, read: fn(&Shared) -> usize| {
+            let shared = Arc::downgrade(&shared);
+            let meter = instruments.meter().u64_observable_gauge(name);
+            let meter = meter.with_description(what);
+            let observed = meter.with_callback(move |observer| {
+                if let Some(shared) = shared.upgrade() {
+                    observer.observe(read(&shared) as u64, &[]);
                 }
-            })
-            .build();
+            });
+            observed.build();
+        };
+        gauge(
+            names::CONNECTIONS,
+            "Connections that hold a place: peers, and those that are not peers yet.",
+            |shared| shared.open.load(Ordering::Relaxed),
+        );
+        gauge(
+            names::HANDSHAKES,
+            "Connections that have said something and are not peers yet.",
+            Shared::handshakes,
+        );
+        gauge(
+            names::HANDSHAKES_WAITING,
+            "Connections that have said something and wait until others of their address are peers, or gone.",
+            |shared| shared.waiting.load(Ordering::Relaxed),
+        );
         Self(shared)
     }
 
@@ -172,12 +217,26 @@ impl Admission {
             return Err(self.0.refuse(Refusal::Connections, client));
         }
         // From here on the place is given back by itself.
-        let permit = Permit(Arc::new(Place {
-            shared: Arc::clone(&self.0),
-            source: Mutex::new(None),
-        }));
+        let permit = Permit::new(&self.0, true);
         permit.identify(client)?;
         Ok(permit)
+    }
+
+    /// For a connection whose place is somebody else's affair: it counts as a handshake while it is one, and as nothing else.
+    pub(crate) fn unplaced(&self) -> Permit {
+        Permit::new(&self.0, false)
+    }
+
+    /// Handshakes that go on now.
+    #[must_use]
+    pub fn handshakes(&self) -> usize {
+        self.0.handshakes()
+    }
+
+    /// Connections that wait for their turn to be one: their address has its share already.
+    #[must_use]
+    pub fn handshakes_waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
     }
 
     /// Connections that hold a place now.
@@ -194,29 +253,24 @@ impl Admission {
 }
 
 impl Shared {
+    fn handshakes(&self) -> usize {
+        self.limits
+            .handshakes()
+            .saturating_sub(self.handshakes.available_permits())
+    }
+
     /// Counts and logs a refusal.
     fn refuse(&self, refusal: Refusal, client: RemoteAddr) -> Refusal {
         let reason = refusal.reason();
         self.instruments.handshake_refused(reason);
-        debug!(client.address = %client, error.type = reason, "connection refused: {refusal}");
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        let last = &self.warned[refusal as usize];
-        let due = |last: u64| {
-            let interval = WARN_INTERVAL.as_millis() as u64;
-            (last == 0 || now + 1 >= last + interval).then_some(now + 1)
-        };
-        // Who refuses thousands a second must not write as many lines.
-        if last
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, due)
-            .is_ok()
-        {
-            warn!(
-                client.address = %client,
-                error.type = reason,
-                "connection refused, and others may be: {refusal} (relay_handshake_refusals_total counts them; if this is the address \
-                 of a proxy of yours, let it tell who is behind it: --trusted-proxies)"
-            );
-        }
+        log_rarely!(
+            warn,
+            self.instruments.log_limit(),
+            reason,
+            client.address = %client,
+            "connection refused, and others may be: {refusal} (relay_handshake_refusals_total counts them; if this is the address of \
+             a proxy of yours, let it tell who is behind it: --trusted-proxies)"
+        );
         refusal
     }
 }
@@ -228,10 +282,47 @@ pub struct Permit(Arc<Place>);
 #[derive(Debug)]
 struct Place {
     shared: Arc<Shared>,
-    source: Mutex<Option<Source>>,
+    /// Whether it is one of the connections that are counted.
+    counted: bool,
+    held: Mutex<Held>,
+}
+
+/// What else is given back. Lock order: this, then the table.
+#[derive(Debug, Default)]
+struct Held {
+    source: Option<Source>,
+    /// While its handshake goes on. Boxed, for most places are those of peers.
+    handshake: Option<Box<Handshake>>,
+}
+
+/// Whose handshake is to begin.
+enum Begin {
+    /// It has begun.
+    Already,
+    /// The address is not known, and so has no share.
+    Unknown,
+    Of(Source),
+}
+
+impl Held {
+    fn to_begin(&self) -> Begin {
+        match (&self.handshake, self.source) {
+            (Some(_), _) => Begin::Already,
+            (None, None) => Begin::Unknown,
+            (None, Some(source)) => Begin::Of(source),
+        }
+    }
 }
 
 impl Permit {
+    fn new(shared: &Arc<Shared>, counted: bool) -> Self {
+        Self(Arc::new(Place {
+            shared: Arc::clone(shared),
+            counted,
+            held: Mutex::default(),
+        }))
+    }
+
     /// From now on the connection counts as one of `client`, for instance because a trusted proxy has said so, and no longer as
     /// one of who it was before. Saying the same address twice is no second handshake; an unknown one changes nothing.
     ///
@@ -244,28 +335,92 @@ impl Permit {
         };
         let source = Source::from(address.ip());
         let shared = &self.0.shared;
-        let mut held = self.0.source.lock();
-        if *held == Some(source) {
+        let mut held = self.0.held.lock();
+        if held.source == Some(source) {
             return Ok(());
         }
-        let mut table = shared.table.lock();
-        let admitted = table.enter(source, shared.began.elapsed());
-        if admitted.is_ok()
-            && let Some(before) = held.replace(source)
-        {
-            table.leave(before);
+        let entered = shared.table.lock().enter(source, shared.began.elapsed());
+        entered.map_err(|refusal| shared.refuse(refusal, client))?;
+        if let Some(handshake) = &mut held.handshake {
+            let Some(turn) = Turn::at_once(shared, source) else {
+                shared.table.lock().leave(source);
+                return Err(shared.refuse(Refusal::HandshakesPerAddress, client));
+            };
+            handshake.now_of(turn);
         }
-        drop(table);
-        admitted.map_err(|refusal| shared.refuse(refusal, client))
+        if let Some(before) = held.source.replace(source) {
+            shared.table.lock().leave(before);
+        }
+        Ok(())
+    }
+
+    /// The first byte has come: the connection counts as a handshake until it is a peer ([`Permit::end_handshake`]), or is gone.
+    /// When its address has as many as are its share, it waits until one of them is done, to `deadline` at most. Nothing
+    /// happens if it counts already. Cancel-safe: it counts for nothing then.
+    ///
+    /// # Errors
+    /// If there are too many. That has been counted and logged; the caller ends the connection.
+    pub async fn begin_handshake(
+        &self,
+        client: RemoteAddr,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let shared = &self.0.shared;
+        let begin = self.0.held.lock().to_begin();
+        let turn = match begin {
+            Begin::Already => return Ok(()),
+            Begin::Unknown => return self.take_place(None, client),
+            Begin::Of(source) => Turn::wait(shared, source, deadline),
+        };
+        match turn.await {
+            Some(turn) => self.take_place(Some(turn), client),
+            None => Err(shared.refuse(Refusal::HandshakesPerAddress, client)),
+        }
+    }
+
+    /// As [`Permit::begin_handshake`], for those who cannot wait.
+    ///
+    /// # Errors
+    /// If there are too many, in all or of this address. That has been counted and logged; the caller ends the connection.
+    pub fn try_begin_handshake(&self, client: RemoteAddr) -> Result<(), Refusal> {
+        let shared = &self.0.shared;
+        let begin = self.0.held.lock().to_begin();
+        let turn = match begin {
+            Begin::Already => return Ok(()),
+            Begin::Unknown => return self.take_place(None, client),
+            Begin::Of(source) => Turn::at_once(shared, source),
+        };
+        match turn {
+            Some(turn) => self.take_place(Some(turn), client),
+            None => Err(shared.refuse(Refusal::HandshakesPerAddress, client)),
+        }
+    }
+
+    fn take_place(&self, turn: Option<Turn>, client: RemoteAddr) -> Result<(), Refusal> {
+        let shared = &self.0.shared;
+        let Ok(place) = Arc::clone(&shared.handshakes).try_acquire_owned() else {
+            return Err(shared.refuse(Refusal::Handshakes, client));
+        };
+        self.0.held.lock().handshake = Some(Box::new(Handshake::new(turn, place)));
+        Ok(())
+    }
+
+    /// The connection is a peer, or shows otherwise that it means what it says: it is no handshake any more.
+    pub fn end_handshake(&self) {
+        self.0.held.lock().handshake = None;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(source) = *self.source.get_mut() {
+        let held = self.held.get_mut();
+        held.handshake = None;
+        if let Some(source) = held.source {
             self.shared.table.lock().leave(source);
         }
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        if self.counted {
+            self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,11 +1,14 @@
-//! What is remembered of each address: its connections, and what is left of its burst of handshakes.
+//! What is remembered of each address: its connections, its handshakes that go on, and what is left of its burst of them.
 //!
 //! The table is bounded: an address without a connection is remembered only until its burst is whole again, and is forgotten
 //! before that when there are too many such addresses. Then an attacker with very many addresses has his bursts back, which he had by
 //! taking further addresses anyway; nobody else is refused because of him. Owns no clock.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use super::Refusal;
 use crate::source::Source;
@@ -14,11 +17,15 @@ use crate::source::Source;
 pub(super) const REMEMBERED_MAX: usize = 65_536;
 
 /// One address.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Entry {
     /// When the burst is whole again, in nanoseconds of the table's time.
     whole_at: u64,
     connections: u32,
+    /// Its connections whose handshakes go on, or wait for their turn.
+    handshakes: u32,
+    /// Where those take turns; there only while there are any.
+    gate: Option<Arc<Semaphore>>,
 }
 
 /// All addresses that are remembered.
@@ -28,6 +35,7 @@ pub(super) struct Table {
     /// How many of them have no connection.
     vacant: usize,
     connections_max: u32,
+    handshakes_max: usize,
     /// Nanoseconds until an address may begin one handshake more; 0: there is no rate.
     refill: u64,
     /// Nanoseconds that a whole burst is worth.
@@ -40,7 +48,12 @@ fn nanoseconds(time: Duration) -> u64 {
 
 impl Table {
     /// 0 connections or a rate of 0 mean that there is no such limit.
-    pub(super) fn new(connections_max: usize, rate: u32, burst: u32) -> Self {
+    pub(super) fn new(
+        connections_max: usize,
+        handshakes_max: usize,
+        rate: u32,
+        burst: u32,
+    ) -> Self {
         let refill = match rate {
             0 => 0,
             rate => 1_000_000_000 / u64::from(rate),
@@ -52,6 +65,7 @@ impl Table {
                 0 => u32::MAX,
                 limit => u32::try_from(limit).unwrap_or(u32::MAX),
             },
+            handshakes_max,
             refill,
             burst: refill.saturating_mul(u64::from(burst)),
         }
@@ -60,23 +74,22 @@ impl Table {
     /// One connection more, whose handshake begins at `now`.
     pub(super) fn enter(&mut self, source: Source, now: Duration) -> Result<(), Refusal> {
         let now = nanoseconds(now);
-        let known = self.entries.get(&source).copied();
-        let entry = known.unwrap_or_default();
-        if entry.connections >= self.connections_max {
+        let known = self.entries.get(&source);
+        let (connections, whole_at) =
+            known.map_or((0, 0), |entry| (entry.connections, entry.whole_at));
+        if connections >= self.connections_max {
             return Err(Refusal::ConnectionsPerAddress);
         }
-        let whole_at = entry.whole_at.max(now) + self.refill;
+        let whole_at = whole_at.max(now) + self.refill;
         if whole_at - now > self.burst {
             return Err(Refusal::HandshakeRate);
         }
-        if known.is_some() && entry.connections == 0 {
+        if known.is_some() && connections == 0 {
             self.vacant -= 1;
         }
-        let entry = Entry {
-            whole_at,
-            connections: entry.connections + 1,
-        };
-        self.entries.insert(source, entry);
+        let entry = self.entries.entry(source).or_default();
+        entry.whole_at = whole_at;
+        entry.connections += 1;
         if self.vacant > REMEMBERED_MAX {
             self.forget(now);
         }
@@ -90,6 +103,24 @@ impl Table {
         {
             entry.connections -= 1;
             self.vacant += usize::from(entry.connections == 0);
+        }
+    }
+
+    /// One handshake more of an address that has a connection: where it takes turns with the others.
+    pub(super) fn line_up(&mut self, source: Source) -> Option<Arc<Semaphore>> {
+        let entry = self.entries.get_mut(&source)?;
+        entry.handshakes += 1;
+        let new = || Arc::new(Semaphore::new(self.handshakes_max));
+        Some(Arc::clone(entry.gate.get_or_insert_with(new)))
+    }
+
+    /// One handshake less: it is done, or waits no longer.
+    pub(super) fn step_out(&mut self, source: Source) {
+        if let Some(entry) = self.entries.get_mut(&source) {
+            entry.handshakes = entry.handshakes.saturating_sub(1);
+            if entry.handshakes == 0 {
+                entry.gate = None;
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::metrics::noop::NoopMeterProvider;
@@ -97,9 +98,115 @@ async fn zero_lifts_a_limit() {
     let admission = admission(Limits {
         connections: 0,
         connections_per_address: 0,
+        handshakes: 0,
         handshake_rate_per_address: 0,
     });
     assert_eq!(attempts(&admission, "192.0.2.1", 50_000), 50_000);
+}
+
+fn within(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_has_a_sixteenth_of_the_handshakes_and_its_others_take_turns() {
+    let admission = admission(Limits::default());
+    let (many, other) = (client("192.0.2.1"), client("192.0.2.2"));
+    let mut begun = Vec::new();
+    for _ in 0..1024 {
+        let permit = admission.admit(many).unwrap();
+        permit.try_begin_handshake(many).unwrap();
+        permit.try_begin_handshake(many).unwrap();
+        begun.push(permit);
+    }
+    assert_eq!(admission.handshakes(), 1024);
+    let next = admission.admit(many).unwrap();
+    let refusal = next.try_begin_handshake(many).unwrap_err();
+    assert_eq!(refusal, Refusal::HandshakesPerAddress);
+    let in_vain = next.begin_handshake(many, within(10)).await;
+    assert_eq!(in_vain, Err(Refusal::HandshakesPerAddress));
+    assert_eq!(admission.handshakes_waiting(), 0);
+    admission
+        .admit(other)
+        .unwrap()
+        .try_begin_handshake(other)
+        .unwrap();
+    // In the order in which they came, and one for each that is done.
+    let waits = |permit: Permit| async move { permit.begin_handshake(many, within(10)).await };
+    let first = tokio::spawn(waits(next.clone()));
+    tokio::task::yield_now().await;
+    let later = admission.admit(many).unwrap();
+    let second = tokio::spawn(waits(later));
+    tokio::task::yield_now().await;
+    assert_eq!(admission.handshakes_waiting(), 2);
+    begun[7].end_handshake();
+    assert_eq!(first.await.unwrap(), Ok(()));
+    assert_eq!(admission.handshakes_waiting(), 1);
+    assert_eq!(admission.handshakes(), 1024);
+    // Who goes away takes nobody's turn with him.
+    second.abort();
+    assert!(second.await.is_err());
+    drop(begun);
+    assert_eq!(admission.handshakes(), 1, "the one that waited");
+    drop(next);
+    assert_eq!(admission.handshakes(), 0);
+    assert_eq!(admission.open(), 0);
+    let again = admission.admit(many).unwrap();
+    again.try_begin_handshake(many).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_handshakes_together_have_a_limit_also_those_without_an_address_or_a_place() {
+    let admission = admission(Limits {
+        handshakes: 3,
+        ..Limits::default()
+    });
+    let unknown = RemoteAddr::unknown();
+    let behind = admission.admit(unknown).unwrap();
+    behind.try_begin_handshake(unknown).unwrap();
+    let unplaced = admission.unplaced();
+    unplaced.try_begin_handshake(client("192.0.2.1")).unwrap();
+    let third = admission.admit(client("192.0.2.1")).unwrap();
+    third
+        .begin_handshake(client("192.0.2.1"), within(1))
+        .await
+        .unwrap();
+    let fourth = admission.admit(client("192.0.2.1")).unwrap();
+    let refusal = fourth.try_begin_handshake(client("192.0.2.1"));
+    assert_eq!(refusal, Err(Refusal::Handshakes));
+    let refusal = fourth.begin_handshake(client("192.0.2.1"), within(1)).await;
+    assert_eq!(refusal, Err(Refusal::Handshakes));
+    assert_eq!(admission.open(), 3);
+    drop(unplaced);
+    fourth.try_begin_handshake(client("192.0.2.1")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_behind_a_proxy_is_one_of_its_clients_share_once_that_is_known() {
+    let admission = admission(Limits {
+        handshakes: 1024,
+        ..Limits::default()
+    });
+    let one = client("198.51.100.1");
+    let mut places = Vec::new();
+    for number in 0..66 {
+        let permit = admission.admit(RemoteAddr::unknown()).unwrap();
+        permit.try_begin_handshake(RemoteAddr::unknown()).unwrap();
+        let identified = permit.identify(one);
+        if number < 64 {
+            assert_eq!(identified, Ok(()));
+        } else {
+            assert_eq!(identified, Err(Refusal::HandshakesPerAddress));
+            assert_eq!(permit.identify(client("198.51.100.2")), Ok(()));
+        }
+        places.push(permit);
+    }
+    // Who turns out to be somebody else leaves a turn behind.
+    places[0].identify(client("198.51.100.3")).unwrap();
+    let permit = admission.admit(one).unwrap();
+    permit.try_begin_handshake(one).unwrap();
+    drop((places, permit));
+    assert_eq!((admission.open(), admission.handshakes()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +234,7 @@ proptest! {
         rate in 1_u32..20,
         burst in 1_u32..20,
     ) {
-        let mut table = Table::new(connections, rate, burst);
+        let mut table = Table::new(connections, 1, rate, burst);
         let refill = 1_000_000_000 / u64::from(rate);
         let mut now = 0_u64;
         // Address, to its connections and the times at which each token taken is there again.

@@ -10,13 +10,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::hello::HELLO_TIMEOUT;
 use super::stream::PodStream;
 use super::streams::Streams;
 use super::tls::{PodTls, TlsRefusal};
 use crate::proto::cluster::hello::HelloRefusal;
+use crate::telemetry::log_limit::log_rarely;
 
 /// Streams that have not said HELLO yet, in all. Enough for a large cluster that starts at one instant.
 const GREETING_MAX: usize = 1024;
@@ -105,7 +106,7 @@ pub(super) async fn run(streams: Arc<Streams>, mut accept: Box<dyn Accept>, tls:
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                warn!(%error, "cannot accept streams of other pods");
+                log_rarely!(warn, streams.log_limit, "accept", %error, "cannot accept streams of other pods");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -33,6 +33,7 @@ use crate::outbox::QueuePolicy;
 use crate::proto::cluster::PING;
 use crate::proto::cluster::hello::HelloRefusal;
 use crate::stack::drain::{Drain, Watch};
+use crate::telemetry::log_limit::{LogLimit, log_rarely};
 
 /// How long all streams together may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -47,6 +48,8 @@ pub(super) struct Streams {
     /// Whether a pod that has not proven the secret may carry peers all the same.
     pub(super) allow_one_way: bool,
     pub(super) stop: Drain,
+    /// What keeps whoever reaches the port from filling the log.
+    pub(super) log_limit: LogLimit,
 }
 
 impl fmt::Debug for Streams {
@@ -102,6 +105,7 @@ impl Streams {
             fabric,
             allow_one_way: config.allow_one_way,
             stop: Drain::default(),
+            log_limit: LogLimit::default(),
         });
         let dial = ServiceBuilder::new()
             // The whole of it, TLS included.
@@ -228,9 +232,11 @@ impl Streams {
     pub(super) fn refuse(&self, remote: Option<SocketAddr>, refusal: HelloRefusal) {
         self.metrics.hello_refused(refusal);
         let remote = remote.map(tracing::field::display);
-        warn!(
+        log_rarely!(
+            warn,
+            self.log_limit,
+            refusal.reason(),
             network.peer.address = remote,
-            error.type = refusal.reason(),
             "pod refused: {refusal}"
         );
     }

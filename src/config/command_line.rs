@@ -16,6 +16,7 @@ use super::{
     mistakes::{ConfigError, Mistake},
     reader,
     settings::Settings,
+    unknown,
 };
 
 /// What the operator wants to be done.
@@ -32,8 +33,8 @@ pub enum Command {
     Load(ArgMatches),
 }
 
-/// Reads a command line (`args`, the program's name first) and an environment. `load` is the load generator's
-/// command, mounted as the subcommand `load`. Reads a given secret file once, to see that it is of use.
+/// Reads a command line (`args`, the program's name first) and an environment: `env` gives a variable's value, `names` lists the
+/// variables that there are. `load` is the load generator's command, mounted as the subcommand `load`. Reads a given secret file once, to see that it is of use.
 ///
 /// # Errors
 /// [`ConfigError::Text`] when help or version are asked for, else [`ConfigError::Mistakes`] with everything that
@@ -41,6 +42,7 @@ pub enum Command {
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
+    names: impl IntoIterator<Item = OsString>,
     load: clap::Command,
 ) -> Result<Command, ConfigError> {
     let command = flags::command(load);
@@ -54,7 +56,8 @@ pub fn parse(
     }
     let (matches, mistakes) = read_flags(&command, args)?;
     let lookup = Lookup::new(&matches, &env);
-    reader::settings(&lookup, mistakes).map(|settings| Command::Run(Box::new(settings)))
+    let unknown = unknown::variables(names, &env);
+    reader::settings(&lookup, mistakes, unknown).map(|settings| Command::Run(Box::new(settings)))
 }
 
 /// A subcommand's line; its flags are few and its own, so clap's first refusal is enough.

@@ -10,8 +10,11 @@ use std::{
 
 use clap::{ArgMatches, parser::ValueSource};
 
+/// The prefix that no other program has.
+pub(super) const OWN_PREFIX: &str = "TRUNKLINE_";
+
 /// The prefixes of environment variables; an earlier one beats a later one.
-pub(super) const PREFIXES: [&str; 3] = ["TRUNKLINE_", "OZ_", "NB_"];
+pub(super) const PREFIXES: [&str; 3] = [OWN_PREFIX, "OZ_", "NB_"];
 
 /// Where a value came from, displayed as the operator would name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,19 @@ impl<'a> Lookup<'a> {
     /// The value that counts for the flag `name`: its own, else that of the first variable that is set and not
     /// empty. Charts set empty variables for what they have no value for.
     pub(super) fn find(&self, name: &'static str, also_env: &[&str]) -> Option<Given> {
+        self.from_flag(name)
+            .or_else(|| self.from_variables(name, also_env).next())
+    }
+
+    /// The values that somebody gave, too, and that do not count.
+    pub(super) fn overridden(&self, name: &'static str, also_env: &[&str]) -> Vec<Given> {
+        let flag = self.from_flag(name).is_some();
+        self.from_variables(name, also_env)
+            .skip(usize::from(!flag))
+            .collect()
+    }
+
+    fn from_flag(&self, name: &'static str) -> Option<Given> {
         if self.matches.value_source(name) == Some(ValueSource::CommandLine) {
             // Only of a list there is more than one.
             let values = self.matches.get_many::<OsString>(name);
@@ -61,10 +77,14 @@ impl<'a> Lookup<'a> {
                 value: values.join(OsStr::new(",")),
             });
         }
+        None
+    }
+
+    fn from_variables(&self, name: &str, also_env: &[&str]) -> impl Iterator<Item = Given> {
         variables(name)
             .into_iter()
             .chain(also_env.iter().map(|&name| name.to_owned()))
-            .find_map(|variable| {
+            .filter_map(|variable| {
                 let value = (self.env)(&variable).filter(|value| !blank(value))?;
                 Some(Given {
                     origin: Origin::Variable(variable),

@@ -13,6 +13,7 @@ mod reader;
 mod reference;
 mod secrets;
 mod settings;
+mod unknown;
 mod values;
 
 pub use command_line::{Command, parse};

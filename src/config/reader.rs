@@ -14,7 +14,7 @@ mod tls;
 
 use super::{
     env::{Given, Lookup, Origin, variables},
-    flags::{self, Setting},
+    flags::{self, Kind, Setting},
     mistakes::{ConfigError, Mistake, Wrong},
     secrets::{SecretText, read_secrets},
     settings::{ClusterSettings, ClusterTlsSettings, SecretSource, Settings},
@@ -46,14 +46,21 @@ const COUNT_MAX: usize = 1 << 24;
 struct Reader<'a> {
     lookup: &'a Lookup<'a>,
     mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
 }
 
-/// Reads every setting. `mistakes` are those already found; they stay first.
+/// Reads every setting. `mistakes` and `warnings` are those already found; they stay first.
 pub(super) fn settings(
     lookup: &Lookup<'_>,
     mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
 ) -> Result<Settings, ConfigError> {
-    Reader { lookup, mistakes }.settings()
+    let reader = Reader {
+        lookup,
+        mistakes,
+        warnings,
+    };
+    reader.settings()
 }
 
 impl Reader<'_> {
@@ -65,6 +72,14 @@ impl Reader<'_> {
             self.read(&flags::HEALTH_LISTEN_ADDRESS, values::listen_address);
         let metrics_port = self.read(&flags::METRICS_PORT, values::port);
         let exposed_address = self.read(&flags::EXPOSED_ADDRESS, values::exposed_address);
+        if exposed_address.as_deref().is_some_and(values::has_path) {
+            let origin = self.named(&flags::EXPOSED_ADDRESS);
+            self.warnings.push(Mistake::new(
+                origin,
+                "what stands behind host and port is told to clients, and they make no use of it",
+                "leave it out: the path that they ask for here is --relay-path",
+            ));
+        }
         let auth_secret = self.secret(&flags::AUTH_SECRET, &flags::AUTH_SECRET_FILE);
         if auth_secret.is_none() {
             self.check_secret_given();
@@ -83,6 +98,12 @@ impl Reader<'_> {
                 "give --tls-cert-file and --tls-key-file, or leave it out",
             );
             self.wrong(&given.origin, wrong);
+        }
+        if tls.is_none() || quic == Some(false) {
+            self.without_effect(
+                &[&flags::QUIC, &flags::QUIC_INITIAL_MTU],
+                "there is no QUIC without TLS in this process",
+            );
         }
         let cluster = self.cluster();
         let drain_delay = self.read(&flags::DRAIN_DELAY, |text| {
@@ -120,6 +141,12 @@ impl Reader<'_> {
         });
         let stun = self.read(&flags::ENABLE_STUN, values::switch);
         let stun_ports = self.read(&flags::STUN_PORTS, values::ports);
+        if stun == Some(false) {
+            self.without_effect(
+                &[&flags::STUN_PORTS, &flags::STUN_LOG_LEVEL],
+                "there is no STUN server without --enable-stun",
+            );
+        }
         let otlp = self.otlp();
         let log = self.log();
         self.check_ports(
@@ -160,6 +187,7 @@ impl Reader<'_> {
                 stun_ports: if stun? { stun_ports? } else { Vec::new() },
                 otlp,
                 log: log?,
+                warnings: self.warnings,
             })
         };
         Ok(complete().expect("each value that is missing has left a mistake"))
@@ -234,7 +262,26 @@ impl Reader<'_> {
         let asking = asked
             .iter()
             .find(|(_, sources)| sources.as_ref().is_some_and(|sources| !sources.is_empty()))
-            .map(|(setting, _)| self.named(setting))?;
+            .map(|(setting, _)| self.named(setting));
+        if asking.is_none()
+            && asked
+                .iter()
+                .all(|(setting, _)| self.given(setting).is_none())
+        {
+            // A pod's address, its port and its secret are often set where there is one pod as where there are several.
+            self.without_effect(
+                &[
+                    &flags::CLUSTER_TLS_CERT_FILE,
+                    &flags::CLUSTER_TLS_KEY_FILE,
+                    &flags::CLUSTER_TLS_CA_FILE,
+                    &flags::CLUSTER_TLS_NAME,
+                    &flags::CLUSTER_ALLOW_PLAIN,
+                    &flags::CLUSTER_ALLOW_ONE_WAY,
+                ],
+                "there are no other pods without --cluster-headless or --cluster-peers",
+            );
+        }
+        let asking = asking?;
         if pod_ip.is_none() && self.given(&flags::POD_IP).is_none() {
             self.missing_with(&asking);
         }
@@ -394,7 +441,7 @@ impl Reader<'_> {
     fn read<T>(
         &mut self,
         setting: &'static Setting,
-        check: impl FnOnce(&str) -> Result<T, Wrong>,
+        check: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<T> {
         if self.given(setting).is_none() && setting.default.is_none() {
             self.missing(setting, "");
@@ -407,17 +454,44 @@ impl Reader<'_> {
     fn read_optional<T>(
         &mut self,
         setting: &'static Setting,
-        check: impl FnOnce(&str) -> Result<T, Wrong>,
+        check: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<T> {
         let (origin, text) = match self.given(setting) {
             Some(given) => (given.origin.clone(), self.text(&given)?),
             None => (Origin::Flag(setting.name), setting.default?.to_owned()),
         };
+        for other in self.lookup.overridden(setting.name, setting.also_env) {
+            // Tomorrow somebody takes the one that counts away.
+            if let Some(Err(wrong)) = other.value.to_str().map(|text| check(text.trim())) {
+                let remedy =
+                    format!("it has no effect while {origin} is given; mend it or remove it");
+                self.warnings
+                    .push(Mistake::new(other.origin, wrong.problem, remedy));
+            }
+        }
         match check(text.trim()) {
             Ok(value) => Some(value),
             Err(wrong) => {
                 self.wrong(&origin, wrong);
                 None
+            }
+        }
+    }
+
+    /// Says of each of these that was given, and not as its default or as off, that it is of no use.
+    fn without_effect(&mut self, settings: &[&'static Setting], because: &str) {
+        for setting in settings {
+            let Some(given) = self.given(setting) else {
+                continue;
+            };
+            let text = given.value.to_string_lossy();
+            let text = text.trim();
+            let is_off = setting.kind == Kind::Switch && matches!(values::switch(text), Ok(false));
+            if !is_off && setting.default != Some(text) {
+                let remedy =
+                    format!("{because}: leave it out, or see --help for what it goes with");
+                self.warnings
+                    .push(Mistake::new(given.origin, "has no effect here", remedy));
             }
         }
     }

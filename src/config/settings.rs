@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
+    mistakes::Mistake,
     secrets::{SecretError, SecretText, read_secrets},
     values::ListenAddress,
 };
@@ -134,4 +135,6 @@ pub struct Settings {
     pub otlp: Option<OtlpSettings>,
     /// The log.
     pub log: LogSettings,
+    /// What a relay starts with all the same, and was hardly meant so: for the log.
+    pub warnings: Vec<Mistake>,
 }

@@ -12,6 +12,7 @@ use crate::cluster::discovery::Source;
 use crate::proxies::ProxyProtocol;
 use crate::tls::Challenge;
 
+mod warnings;
 mod wrong_values;
 
 /// A command line that needs nothing more.
@@ -27,7 +28,13 @@ fn load() -> clap::Command {
 fn parse_os(args: Vec<OsString>, env: &[(&str, &str)]) -> Result<Command, ConfigError> {
     let env: HashMap<&str, &str> = env.iter().copied().collect();
     let args = std::iter::once(OsString::from("trunkline")).chain(args);
-    parse(args, |name| env.get(name).map(OsString::from), load())
+    let names: Vec<_> = env.keys().map(OsString::from).collect();
+    parse(
+        args,
+        |name| env.get(name).map(OsString::from),
+        names,
+        load(),
+    )
 }
 
 fn parse_text(args: &[&str], env: &[(&str, &str)]) -> Result<Command, ConfigError> {
@@ -606,6 +613,20 @@ fn a_certificate_and_its_key_come_together_and_are_of_use() {
     );
     let text = mistakes(&["-c", "/no/such/file", "-k", "x"], &[]);
     assert!(text.contains("/no/such/file cannot be read"), "{text}");
+    // Each is named by its own flag.
+    let made = rcgen::generate_simple_self_signed(["relay.example.com".to_owned()]).unwrap();
+    let name = format!("trunkline-settings-cert-{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, made.cert.pem()).unwrap();
+    let text = mistakes(
+        &["-c", path.to_str().unwrap()],
+        &[("OZ_TLS_KEY_FILE", "/no/such/key")],
+    );
+    fs::remove_file(&path).unwrap();
+    assert!(
+        text.starts_with("OZ_TLS_KEY_FILE: /no/such/key cannot be read"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -321,6 +321,13 @@ pub(super) fn exposed_address(text: &str) -> Result<String, Wrong> {
     }
 }
 
+/// Whether an address that is one has anything behind host and port but a slash.
+pub(super) fn has_path(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let behind = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
+    !matches!(behind, "" | "/")
+}
+
 /// The path of the relay's route. No pattern characters of the router, and nothing a request path cannot hold.
 pub(super) fn relay_path(text: &str) -> Result<String, Wrong> {
     let allowed = |c: char| c.is_ascii_graphic() && !"{}*?#".contains(c);

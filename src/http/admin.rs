@@ -77,6 +77,9 @@ struct Health {
     listeners: &'static [&'static str],
     /// None where this process has no certificate: TLS ends elsewhere.
     certificate_valid: Option<bool>,
+    /// When the certificate expires (RFC 3339); none where there is none. Not in NetBird's answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_expires: Option<String>,
     /// How many peers each transport carries; not in NetBird's answer.
     peers: BTreeMap<&'static str, u64>,
     /// And which part of all of them that is; none without peers.
@@ -113,6 +116,8 @@ pub fn health_router<S: Clone + Send + Sync + 'static>(
     let instruments = relay.instruments().clone();
     let health = move || async move {
         let seconds = clock.now_unix();
+        let current = certificates.as_ref().and_then(Certificates::current);
+        let certificate_expires = current.map(|certificate| certificate.expires().to_string());
         let certificate_valid = certificates.map(|certificates| certificates.is_valid_at(seconds));
         let listening = ready();
         let healthy = listening && certificate_valid != Some(false);
@@ -124,6 +129,7 @@ pub fn health_router<S: Clone + Send + Sync + 'static>(
             timestamp: humantime::format_rfc3339_seconds(now).to_string(),
             listeners: if listening { listed } else { &[] },
             certificate_valid,
+            certificate_expires,
             peers: transports.iter().map(|it| (it.name, it.peers)).collect(),
             shares: transports
                 .iter()

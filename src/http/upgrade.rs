@@ -18,12 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::admission::{self, Permit};
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
+use crate::telemetry::log_limit::log_rarely;
 use crate::telemetry::spans::ConnectionSpan;
 use crate::transport::tls::TlsStream;
 use crate::transport::ws::{Stream, Upgraded};
@@ -56,17 +57,19 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         Some(permit) => permit.identify(client).map(|()| permit.clone()),
         None => relay.admission().admit(client),
     };
-    let permit = match permit {
+    let begun = permit.and_then(|permit| permit.try_begin_handshake(client).map(|()| permit));
+    let permit = match begun {
         Ok(permit) => permit,
         Err(refusal) => return too_many(refusal),
     };
     let stream_use = request.extensions_mut().remove::<StreamUse>();
     let on_upgrade = hyper::upgrade::on(&mut request);
-    let span = ConnectionSpan::start(
-        &client,
-        TransportKind::WebSocket.name(),
-        Some(request.headers()),
-    );
+    // A stranger's word on which trace this is a part of would let him write into other people's traces.
+    let trace = relay
+        .trusted_proxies()
+        .trusts(connection_address(&request))
+        .then(|| request.headers());
+    let span = ConnectionSpan::start(&client, TransportKind::WebSocket.name(), trace);
     let peer = take_over(relay, on_upgrade, client, span, permit);
     match stream_use {
         // The usual task is not to be larger for the sake of the other.
@@ -98,7 +101,9 @@ pub(crate) struct StreamUse(#[expect(dead_code, reason = "held, and let go")] pu
 /// No place for it: 503 if that is everybody's affair, 429 if it is this address's.
 fn too_many(refusal: admission::Refusal) -> Response {
     let status = match refusal {
-        admission::Refusal::Connections => StatusCode::SERVICE_UNAVAILABLE,
+        admission::Refusal::Connections | admission::Refusal::Handshakes => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => StatusCode::TOO_MANY_REQUESTS,
     };
     (
@@ -109,12 +114,17 @@ fn too_many(refusal: admission::Refusal) -> Response {
         .into_response()
 }
 
-/// Where the client comes from: the other end of the connection, or what a trusted proxy there says of it.
-fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
-    let connection = request
+/// The other end of the connection, as far as the server told; behind a PROXY header, who that names.
+fn connection_address(request: &Request) -> RemoteAddr {
+    request
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
-        .map_or(RemoteAddr::unknown(), |&ConnectInfo(addr)| addr.into());
+        .map_or(RemoteAddr::unknown(), |&ConnectInfo(addr)| addr.into())
+}
+
+/// Where the client comes from: the other end of the connection, or what a trusted proxy there says of it.
+fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
+    let connection = connection_address(request);
     let (trusted, headers) = (relay.trusted_proxies(), request.headers());
     // A client that can make a proxy contradict itself must not be able to fill the log with it.
     static WARNED: AtomicBool = AtomicBool::new(false);
@@ -129,13 +139,13 @@ fn client_address(relay: &Relay, request: &Request) -> RemoteAddr {
     trusted.client_address(connection, headers)
 }
 
-/// Waits for the raw stream and hands it to the relay. The permit is kept until the connection has ended.
+/// Waits for the raw stream and hands it to the relay, which keeps the permit until the connection has ended.
 async fn take_over(
     relay: Relay,
     on_upgrade: OnUpgrade,
     remote: RemoteAddr,
     span: ConnectionSpan,
-    _permit: Permit,
+    permit: Permit,
 ) {
     let mut drain = relay.drain().watch();
     let upgraded = tokio::select! {
@@ -153,16 +163,17 @@ async fn take_over(
         Err(_) => {
             relay.instruments().handshake_timed_out("upgrade");
             span.refused("timeout");
-            info!(client.address = %remote, error.type = "timeout", "connection refused: upgrade not finished within 10 s");
+            let limit = relay.instruments().log_limit();
+            log_rarely!(info, limit, "timeout", client.address = %remote, "connection refused: upgrade not finished within 10 s");
             return;
         }
     };
     // The stream itself if a plain hyper server holds it, as ours and `axum::serve` do. Anything else stays in its box. The
     // outcome has been counted and logged by the relay. The others are boxed, so that a plain peer's task is not as large as theirs.
     let _ = match unwrap(upgraded) {
-        Found::Tcp(tcp) => relay.accept_within(span, tcp, remote).await,
-        Found::Tls(tls) => Box::pin(relay.accept_within(span, tls, remote)).await,
-        Found::Boxed(boxed) => Box::pin(relay.accept_within(span, boxed, remote)).await,
+        Found::Tcp(tcp) => relay.accept_within(span, tcp, remote, permit).await,
+        Found::Tls(tls) => Box::pin(relay.accept_within(span, tls, remote, permit)).await,
+        Found::Boxed(boxed) => Box::pin(relay.accept_within(span, boxed, remote, permit)).await,
     };
 }
 

@@ -46,7 +46,13 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         matches.get_one::<String>("ca-file"),
         matches.get_flag("insecure"),
     ) {
-        (false, ..) => None,
+        (false, None, false) => None,
+        (false, file, _) => {
+            let option = file.map_or("--insecure", |_| "--ca-file");
+            return Err(LoadError::Usage(format!(
+                "{option} is about the certificate of a relay with TLS: add --tls or --quic, or leave it out"
+            )));
+        }
         (true, Some(file), _) => Some(tls::trust(Some(Path::new(file)))?),
         (true, None, true) => Some(tls::trust(None)?),
         (true, None, false) => {
@@ -242,7 +248,6 @@ pub fn command() -> Command {
             Arg::new("ca-file")
                 .long("ca-file")
                 .value_name("FILE")
-                .requires("encrypted")
                 .conflicts_with("insecure")
                 .help("Certificates in PEM that the relay's must come from"),
         )
@@ -250,7 +255,6 @@ pub fn command() -> Command {
             Arg::new("insecure")
                 .long("insecure")
                 .action(ArgAction::SetTrue)
-                .requires("encrypted")
                 .help("Take whatever certificate the relay shows"),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object in place of the table"))
@@ -481,6 +485,8 @@ mod tests {
             ("--quic --insecure --size 1340", "--size"),
             ("stall --quic --insecure", "stall"),
             ("--quic", "--ca-file"),
+            ("--insecure", "--tls"),
+            ("--ca-file /x", "--tls"),
             ("--source-addresses 2 -a 10.0.0.1:9", "--source-addresses"),
             ("--source-addresses 2 -a [::1]:9", "--source-addresses"),
         ] {

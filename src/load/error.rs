@@ -35,6 +35,13 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// The relay closed the connection before it had said anything.
+    #[error(
+        "the relay closed the connection without an answer: most likely it is at one of its limits, which it counts in \
+         relay_handshake_refusals_total and logs (a load comes from one address: start the relay with \
+         --max-connections-per-address 0 --handshake-rate-per-address 0, or spread the load with --source-addresses)"
+    )]
+    Closed,
     /// The upgrade request was answered with something other than 101.
     #[error("the relay refused the WebSocket upgrade: {answer}")]
     Upgrade {

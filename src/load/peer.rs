@@ -87,6 +87,15 @@ pub(super) fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError 
     move |source| LoadError::Io { doing, source }
 }
 
+/// As [`doing`], where a relay that closes the connection says so in its way.
+pub(super) fn closed_or(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    move |source| match source.kind() {
+        ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof => LoadError::Closed,
+        _ => LoadError::Io { doing, source },
+    }
+}
+
 /// A connection through which frames go.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -152,11 +161,11 @@ impl Peer {
             stream
                 .write_all(request.as_bytes())
                 .await
-                .map_err(doing("asking for the upgrade"))?;
+                .map_err(closed_or("asking for the upgrade"))?;
             stream
                 .flush()
                 .await
-                .map_err(doing("asking for the upgrade"))?;
+                .map_err(closed_or("asking for the upgrade"))?;
             let end = loop {
                 if let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") {
                     break at + 4;
@@ -169,11 +178,9 @@ impl Peer {
                 let read = stream
                     .read_buf(&mut received)
                     .await
-                    .map_err(doing("reading the upgrade's answer"))?;
+                    .map_err(closed_or("reading the upgrade's answer"))?;
                 if read == 0 {
-                    return Err(LoadError::Upgrade {
-                        answer: "the connection was closed".to_owned(),
-                    });
+                    return Err(LoadError::Closed);
                 }
             };
             check_upgrade(&received[..end])?;

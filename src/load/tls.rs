@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::LoadError;
+use super::peer::closed_or;
 use super::quic::QuicStream;
 use crate::tls::AnyCertificate;
 
@@ -65,10 +66,7 @@ pub(super) fn handshake_failed(source: io::Error) -> LoadError {
                 .to_owned(),
         );
     }
-    LoadError::Io {
-        doing: "doing the TLS handshake",
-        source,
-    }
+    closed_or("doing the TLS handshake")(source)
 }
 
 /// What a peer's bytes go over.

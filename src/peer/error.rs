@@ -1,7 +1,6 @@
 //! Why a connection never became a peer.
 
 use tower::BoxError;
-use tower::load_shed::error::Overloaded;
 use tower::timeout::error::Elapsed;
 
 use crate::auth::AuthError;
@@ -17,7 +16,7 @@ pub enum HandshakeError {
     /// It did not authenticate in time.
     #[error("not authenticated within 10 s")]
     TimedOut,
-    /// Too many handshakes are going on.
+    /// Too many handshakes are going on, in all or of its address.
     #[error("too many handshakes at once")]
     Overloaded,
     /// There is too little memory for one more peer.
@@ -63,8 +62,6 @@ impl HandshakeError {
         };
         if error.is::<Elapsed>() {
             Self::TimedOut
-        } else if error.is::<Overloaded>() {
-            Self::Overloaded
         } else if error.is::<Draining>() {
             Self::Draining
         } else {

@@ -4,15 +4,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tower::{Layer, Service};
-use tracing::{Instrument as _, Span, debug, info, warn};
+use tracing::{Instrument as _, Span, debug};
 
 use super::{HandshakeError, Incoming};
 use crate::auth::AuthError;
 use crate::telemetry::instruments::Instruments;
+use crate::telemetry::log_limit::log_rarely;
 use crate::telemetry::spans;
 use crate::transport::RemoteAddr;
 
-/// Counts refusals by reason, measures successes, writes a line for each refusal.
+/// Counts refusals by reason, measures successes, writes a line for refusals, though not for each of thousands.
 #[derive(Debug, Clone)]
 pub(super) struct HandshakeMetricsLayer {
     pub(super) instruments: Instruments,
@@ -79,23 +80,28 @@ fn refused(instruments: &Instruments, error: &HandshakeError, client: RemoteAddr
             debug!(client.address = %client, "health-check probe answered by closing");
             return;
         }
+        // Counted and logged where places are given out.
+        HandshakeError::Overloaded => return,
         HandshakeError::TimedOut => instruments.handshake_timed_out("auth"),
         HandshakeError::Refused { .. } => instruments.authentication_failed(reason),
         _ => instruments.handshake_refused(reason),
     }
+    let limit = instruments.log_limit();
     match error {
         HandshakeError::Refused { peer, error: cause } => match cause {
             // Our side's trouble, and nobody can connect: louder than a bad token.
             AuthError::Unavailable(_) => {
-                warn!(relay.peer.id = %peer, client.address = %client, error.type = reason, "peer refused: {cause}");
+                log_rarely!(warn, limit, reason, relay.peer.id = %peer, client.address = %client, "peer refused: {cause}");
             }
             _ => {
-                info!(relay.peer.id = %peer, client.address = %client, error.type = reason, "peer refused: {cause}");
+                log_rarely!(info, limit, reason, relay.peer.id = %peer, client.address = %client, "peer refused: {cause}");
             }
         },
-        HandshakeError::Overloaded | HandshakeError::NoMemory | HandshakeError::Internal(_) => {
-            warn!(client.address = %client, error.type = reason, "connection refused: {error}");
+        HandshakeError::NoMemory | HandshakeError::Internal(_) => {
+            log_rarely!(warn, limit, reason, client.address = %client, "connection refused: {error}");
         }
-        _ => info!(client.address = %client, error.type = reason, "connection refused: {error}"),
+        _ => {
+            log_rarely!(info, limit, reason, client.address = %client, "connection refused: {error}");
+        }
     }
 }

@@ -18,7 +18,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use auth_layer::{AuthLayer, Authenticated};
@@ -66,7 +65,6 @@ pub(crate) struct Shared {
     pub(crate) instruments: Instruments,
     pub(crate) ticks: Ticks,
     pub(crate) drain: Drain,
-    pub(crate) handshakes: Arc<Semaphore>,
     /// Set when the relay is built, or when it joins a cluster.
     pub(crate) cross_pod: OnceLock<Box<dyn CrossPod>>,
     pub(crate) locate: Option<Locate>,

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opentelemetry::metrics::{Meter, MeterProvider};
-use tokio::sync::Semaphore;
 
 use super::Relay;
 use crate::admission::{Admission, Limits};
@@ -73,7 +72,6 @@ pub struct RelayBuilder {
     peer_queue_bytes: usize,
     queue_max_age: Duration,
     memory_limit: Option<usize>,
-    max_handshakes: usize,
     max_subscriptions: usize,
     limits: Limits,
     trusted_proxies: TrustedProxies,
@@ -93,7 +91,6 @@ impl Default for RelayBuilder {
             peer_queue_bytes: 512 * 1024,
             queue_max_age: Duration::from_secs(1),
             memory_limit: None,
-            max_handshakes: 16_384,
             max_subscriptions: 65_536,
             limits: Limits::default(),
             trusted_proxies: TrustedProxies::default(),
@@ -179,10 +176,12 @@ impl RelayBuilder {
         self
     }
 
-    /// How many connections may be authenticating at once; more are refused. Default: 16,384.
+    /// How many connections may be on their way to being peers at once, from their first byte on; more are refused. One IPv4
+    /// address or IPv6 /64 may have a sixteenth of them, 64 in any case; its others wait for their turn. 0: no limit.
+    /// Default: 16,384.
     #[must_use]
     pub fn max_handshakes(mut self, connections: usize) -> Self {
-        self.max_handshakes = connections.min(Semaphore::MAX_PERMITS);
+        self.limits.handshakes = connections;
         self
     }
 
@@ -270,7 +269,6 @@ impl RelayBuilder {
             counters,
             ticks,
             drain: Drain::default(),
-            handshakes: Arc::new(Semaphore::new(self.max_handshakes)),
             cross_pod: self.cross_pod.map_or_else(OnceLock::new, OnceLock::from),
             locate: self.locate,
             auth_response,

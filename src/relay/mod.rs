@@ -12,7 +12,7 @@ use tokio::time::Instant;
 pub use builder::{BuildError, PEER_QUEUE_MIN, RelayBuilder};
 pub use peers::{Peer, Peers};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Permit};
 use crate::crosspod::{CrossPod, Directory, LocalPeers};
 use crate::outbox::QueuePolicy;
 use crate::peer::{self, Closed, HandshakeError, Incoming, Shared};
@@ -72,7 +72,7 @@ impl Relay {
 
     /// Takes one connection from its first message to its close; the future is the connection. Dropping it ends the
     /// connection without a word. It holds no place under the limits: ask [`Relay::admission`] first, and keep the permit as long as
-    /// this future, where connections come from whoever likes.
+    /// this future, where connections come from whoever likes. It counts as a handshake until it is a peer.
     ///
     /// # Errors
     /// If the connection never became a peer; that has been counted and logged.
@@ -84,18 +84,19 @@ impl Relay {
         let incoming = self.incoming(connection, remote);
         let protocol = incoming.transport.kind().name();
         let span = ConnectionSpan::start(&remote, protocol, None);
-        peer::accept(&self.shared, incoming, span).await
+        peer::accept(&self.shared, incoming, span, self.admission.unplaced()).await
     }
 
-    /// The same, where its span has begun already.
+    /// The same, where its span has begun already and it holds a place, which is kept to its end.
     pub(crate) async fn accept_within(
         &self,
         span: ConnectionSpan,
         connection: impl IntoTransport,
         remote: RemoteAddr,
+        permit: Permit,
     ) -> Result<Closed, HandshakeError> {
         let incoming = self.incoming(connection, remote);
-        peer::accept(&self.shared, incoming, span).await
+        peer::accept(&self.shared, incoming, span, permit).await
     }
 
     fn incoming<C: IntoTransport>(

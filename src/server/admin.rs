@@ -16,10 +16,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::listener::{ACCEPT_PAUSE, is_transient};
 use crate::stack::drain::Watch;
+use crate::telemetry::log_limit::{LogLimit, log_rarely};
 
 /// Connections at once on one such listener.
 const CONNECTIONS_MAX: usize = 256;
@@ -38,6 +39,7 @@ pub(super) async fn serve(
     mut stop: Watch,
 ) {
     let builder = Arc::new(builder());
+    let log_limit = LogLimit::default();
     let mut connections = JoinSet::new();
     // In the order in which they came; some have ended.
     let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
@@ -65,7 +67,7 @@ pub(super) async fn serve(
             }
             Err(error) if is_transient(&error) => {}
             Err(error) => {
-                warn!(what, %error, "cannot accept connections");
+                log_rarely!(warn, log_limit, "accept", what, %error, "cannot accept connections");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

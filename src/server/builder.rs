@@ -22,6 +22,7 @@ use crate::stack::drain::Drain;
 use crate::stun;
 use crate::systemd::Inherited;
 use crate::telemetry::prometheus::PrometheusMetrics;
+use crate::telemetry::udp::{UdpInode, observe_drops};
 use crate::time::Clock;
 use crate::tls::Certificates;
 use crate::transport::quic::{INITIAL_MTU, INITIAL_MTU_RANGE};
@@ -429,6 +430,11 @@ impl Server {
         if !self.stun.is_empty() {
             relay.instruments().stun_starts(&stun::RESULTS);
         }
+        let quic_inode = (self.quic.iter()).map(|quic| ("quic", UdpInode::of(&quic.socket)));
+        let stun_inodes = (self.stun.iter()).map(|socket| ("stun", UdpInode::of(socket)));
+        let inodes = quic_inode.chain(stun_inodes);
+        let inodes = inodes.filter_map(|(server, inode)| Some((server, inode?)));
+        observe_drops(relay.instruments().meter(), inodes.collect());
         for socket in self.stun {
             stun.spawn(stun::serve(socket, relay.instruments().clone()));
         }

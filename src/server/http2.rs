@@ -52,7 +52,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// told and gone, when the relay's drain starts. Its first stream is waited for until `deadline`.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    (remote, _permit): (SocketAddr, Permit),
+    (remote, permit): (SocketAddr, Permit),
     deadline: Instant,
     router: Router,
     relay: Relay,
@@ -61,12 +61,14 @@ pub(super) async fn serve(
     let mut drain = relay.drain().watch();
     let streams = Arc::<Drain>::default();
     let asked = Arc::<AtomicBool>::default();
-    let held = (Arc::clone(&streams), Arc::clone(&asked));
+    let held = (Arc::clone(&streams), Arc::clone(&asked), permit.clone());
     let service = ServiceBuilder::new()
         .layer(Extension(ConnectInfo(remote)))
         .map_request(move |request: http::Request<Incoming>| {
-            let (streams, asked) = &held;
+            let (streams, asked, permit) = &held;
             asked.store(true, Ordering::Relaxed);
+            // From here on each stream counts by itself.
+            permit.end_handshake();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(StreamUse(streams.watch()));
             request

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::ServiceBuilder;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::http2;
 use super::tls::TlsLayer;
@@ -28,6 +28,7 @@ use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::proxies::{ProxyHeaderError, ProxyProtocol};
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
+use crate::telemetry::log_limit::log_rarely;
 use crate::transport::tls::TlsStream;
 use crate::transport::{RemoteAddr, peek_beyond};
 
@@ -117,7 +118,8 @@ pub(super) async fn serve(
                 debug!(%error, "connection lost before it was accepted")
             }
             Err(error) => {
-                warn!(%error, "cannot accept connections (if it says 'too many open files', raise the limit)");
+                let limit = relay.instruments().log_limit();
+                log_rarely!(warn, limit, "accept", %error, "cannot accept connections (if it says 'too many open files', raise the limit)");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -163,7 +165,7 @@ async fn connection(
         match tls {
             None => serve_http(stream, client, deadline, (remote, permit), router, &relay).await,
             Some(tls) => {
-                let stream = tls.handshake(stream, client, deadline).await?;
+                let stream = tls.handshake(stream, client, &permit, deadline).await?;
                 serve_http(stream, client, deadline, (remote, permit), router, &relay).await
             }
         }
@@ -194,20 +196,22 @@ async fn proxied(
         Ok(Err(error)) => {
             let reason = error.reason();
             relay.instruments().handshake_refused(reason);
+            let limit = relay.instruments().log_limit();
             match error {
                 // TCP checks of load balancers: nothing that an operator could mend.
                 ProxyHeaderError::Lost(_) => {
                     debug!(client.address = %connection, error.type = reason, %error, "no PROXY header");
                 }
                 _ => {
-                    info!(client.address = %connection, error.type = reason, %error, "connection refused");
+                    log_rarely!(info, limit, reason, client.address = %connection, %error, "connection refused");
                 }
             }
             None
         }
         Err(_) => {
             relay.instruments().handshake_timed_out("proxy");
-            info!(client.address = %connection, error.type = "timeout", "connection refused: no PROXY header within 10 s");
+            let limit = relay.instruments().log_limit();
+            log_rarely!(info, limit, "timeout", client.address = %connection, "connection refused: no PROXY header within 10 s");
             None
         }
     }
@@ -226,7 +230,12 @@ async fn serve_http<S: PeerStream>(
     relay: &Relay,
 ) -> Option<Several> {
     let served = async {
-        match stream.speaks().await {
+        let speaks = stream.speaks().await;
+        // Who says nothing costs a socket, and takes nobody's place.
+        if speaks.is_ok() && place.1.begin_handshake(client, deadline).await.is_err() {
+            return Ok(None);
+        }
+        match speaks {
             Ok(Http::One) => upgrade(stream, place, router).await.map(|()| None),
             Ok(Http::Two) => {
                 let connection = http2::serve(stream, place, deadline, router, relay.clone());
@@ -254,7 +263,8 @@ async fn serve_http<S: PeerStream>(
 /// Counts and logs who was not upgraded in time.
 pub(super) fn no_upgrade(client: RemoteAddr, relay: &Relay) {
     relay.instruments().handshake_timed_out("upgrade");
-    info!(client.address = %client, error.type = "timeout", "connection refused: no upgrade within 10 s");
+    let limit = relay.instruments().log_limit();
+    log_rarely!(info, limit, "timeout", client.address = %client, "connection refused: no upgrade within 10 s");
 }
 
 /// Which HTTP a connection speaks.

@@ -12,9 +12,8 @@ use quinn::{
     TransportErrorCode,
 };
 use rustls::AlertDescription;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::listener;
 use crate::admission::Permit;
@@ -22,15 +21,14 @@ use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
 use crate::stack::drain::Watch;
 use crate::telemetry::instruments::Instruments;
+use crate::telemetry::log_limit::log_rarely;
+use crate::telemetry::spans::ConnectionSpan;
 use crate::tls::{self, Certificates};
-use crate::transport::RemoteAddr;
 use crate::transport::quic::{self, QuicConnection};
 use crate::transport::tls::TlsError;
+use crate::transport::{RemoteAddr, TransportKind};
 
-/// Handshakes at once, as with TLS on TCP.
-const HANDSHAKES: usize = 16_384;
-
-/// From so many on, an address must prove that it is no forgery before anything is computed for it (RFC 9000, section 8.1):
+/// From so many handshakes on, an address must prove that it is no forgery before anything is computed for it (RFC 9000, section 8.1):
 /// that costs real clients a round trip, and a flood from forged addresses everything.
 const HANDSHAKES_UNPROVEN: usize = 256;
 
@@ -113,7 +111,6 @@ impl QuicListener {
                 return warn!(%error, "no QUIC: the UDP socket cannot be used, peers fall back to WebSocket");
             }
         };
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
             let incoming = tokio::select! {
                 incoming = endpoint.accept() => incoming,
@@ -123,8 +120,8 @@ impl QuicListener {
                 warn!("QUIC has ended: its UDP socket failed, and peers fall back to WebSocket");
                 break;
             };
-            if let Some(admitted) = admit(incoming, relay, &handshakes) {
-                tokio::spawn(connection(admitted, relay.clone()));
+            if let Some((incoming, permit)) = admit(incoming, relay) {
+                tokio::spawn(connection(incoming, permit, relay.clone()));
             }
         }
         endpoint.set_server_config(None);
@@ -134,17 +131,8 @@ impl QuicListener {
     }
 }
 
-/// What a newcomer that may try is given.
-struct Admitted {
-    incoming: Incoming,
-    /// Given back when the connection is gone.
-    place: Permit,
-    /// Given back when the handshake is done.
-    handshake: OwnedSemaphorePermit,
-}
-
 /// Whether a newcomer may try; who may not has been told so, or asked to prove its address first.
-fn admit(incoming: Incoming, relay: &Relay, handshakes: &Arc<Semaphore>) -> Option<Admitted> {
+fn admit(incoming: Incoming, relay: &Relay) -> Option<(Incoming, Permit)> {
     let client = RemoteAddr::from(incoming.remote_address());
     if !relay.has_memory() {
         debug!(client.address = %client, error.type = "no_memory", "connection refused: too little memory left for one more peer");
@@ -152,8 +140,7 @@ fn admit(incoming: Incoming, relay: &Relay, handshakes: &Arc<Semaphore>) -> Opti
         return None;
     }
     // Before the limits for each address are asked: else a flood would use up the places of those whose addresses it forges.
-    let going_on = HANDSHAKES - handshakes.available_permits();
-    if going_on >= HANDSHAKES_UNPROVEN
+    if relay.admission().handshakes() >= HANDSHAKES_UNPROVEN
         && !incoming.remote_address_validated()
         && incoming.may_retry()
     {
@@ -161,30 +148,19 @@ fn admit(incoming: Incoming, relay: &Relay, handshakes: &Arc<Semaphore>) -> Opti
         let _ = incoming.retry();
         return None;
     }
-    let Ok(handshake) = Arc::clone(handshakes).try_acquire_owned() else {
-        relay.instruments().handshake_refused("tls_overloaded");
-        debug!(client.address = %client, error.type = "tls_overloaded", "connection refused: too many QUIC handshakes at once");
-        incoming.refuse();
-        return None;
-    };
-    let Ok(place) = relay.admission().admit(client) else {
-        incoming.refuse();
-        return None;
-    };
-    Some(Admitted {
-        incoming,
-        place,
-        handshake,
-    })
+    // Nobody waits for its turn here: what quinn holds of a newcomer is more than a socket.
+    let admitted = relay.admission().admit(client);
+    match admitted.and_then(|permit| permit.try_begin_handshake(client).map(|()| permit)) {
+        Ok(permit) => Some((incoming, permit)),
+        Err(_) => {
+            incoming.refuse();
+            None
+        }
+    }
 }
 
 /// One connection, from its handshake to its end.
-async fn connection(admitted: Admitted, relay: Relay) {
-    let Admitted {
-        incoming,
-        place: _place,
-        handshake: permit,
-    } = admitted;
+async fn connection(incoming: Incoming, permit: Permit, relay: Relay) {
     let mut drain = relay.drain().watch();
     let client = RemoteAddr::from(incoming.remote_address());
     let shaken = tokio::select! {
@@ -192,18 +168,19 @@ async fn connection(admitted: Admitted, relay: Relay) {
         shaken = Box::pin(handshake(incoming, client, relay.instruments())) => shaken,
         () = drain.started() => None,
     };
-    drop(permit);
     let Some(connection) = shaken else {
         return;
     };
     let remote = RemoteAddr::from(connection.remote_address());
     let Some(connection) = QuicConnection::new(connection) else {
         relay.instruments().handshake_refused("no_datagrams");
-        info!(client.address = %client, error.type = "no_datagrams", "connection refused: the client takes no QUIC datagrams, or too small ones");
+        let limit = relay.instruments().log_limit();
+        log_rarely!(info, limit, "no_datagrams", client.address = %client, "connection refused: the client takes no QUIC datagrams, or too small ones");
         return;
     };
+    let span = ConnectionSpan::start(&remote, TransportKind::Quic.name(), None);
     // How it went has been logged.
-    let _ = relay.accept(connection, remote).await;
+    let _ = relay.accept_within(span, connection, remote, permit).await;
 }
 
 /// The handshake; none if it failed, which has been counted and logged then. Cancelled, it ends the connection.
@@ -222,13 +199,13 @@ async fn handshake(
             if reason == "connection_lost" {
                 debug!(client.address = %client, error.type = reason, %error, "no QUIC");
             } else {
-                info!(client.address = %client, error.type = reason, %error, "connection refused: QUIC handshake");
+                log_rarely!(info, instruments.log_limit(), reason, client.address = %client, %error, "connection refused: QUIC handshake");
             }
             None
         }
         Err(_) => {
             instruments.handshake_timed_out("tls");
-            info!(client.address = %client, error.type = "timeout", "connection refused: no QUIC handshake within 10 s");
+            log_rarely!(info, instruments.log_limit(), "timeout", client.address = %client, "connection refused: no QUIC handshake within 10 s");
             None
         }
     }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, trace, warn};
+use tracing::{debug, trace};
 
 use crate::telemetry::instruments::Instruments;
+use crate::telemetry::log_limit::log_rarely;
 use answer::{ANSWER_MAX, Ignored, QUESTION_MAX, answer};
 use limit::Limiter;
 
@@ -61,7 +62,7 @@ pub(crate) async fn serve(socket: UdpSocket, instruments: Instruments) {
             // What the kernel heard about an earlier answer: nobody listens there any more.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
             Err(error) => {
-                warn!(%error, "cannot read STUN requests");
+                log_rarely!(warn, instruments.log_limit(), "receive", %error, "cannot read STUN requests");
                 sleep(PAUSE).await;
             }
         }

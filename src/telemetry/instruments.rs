@@ -11,6 +11,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use super::counters::{Counters, DropReason};
+use super::log_limit::LogLimit;
 use super::names;
 use crate::proto::peer::MessageType;
 
@@ -67,6 +68,7 @@ pub struct Instruments {
     tls_handshake_failures: Counter<u64>,
     meter: Meter,
     stun_requests: Counter<u64>,
+    log_limit: Arc<LogLimit>,
 }
 
 /// One connected peer, as long as it lives: a peer cannot be counted in and never out.
@@ -142,6 +144,7 @@ impl Instruments {
                 names::STUN_REQUESTS,
                 "Datagrams that came to the STUN server, by result.",
             ),
+            log_limit: Arc::default(),
         };
         instruments.start_at_zero();
         instruments.observe_peers(meter);
@@ -208,6 +211,11 @@ impl Instruments {
     pub fn authentication_failed(&self, reason: &'static str) {
         self.authentication_failures
             .add(1, &[KeyValue::new(names::REASON, reason)]);
+    }
+
+    /// What keeps strangers from filling the log.
+    pub(crate) fn log_limit(&self) -> &LogLimit {
+        &self.log_limit
     }
 
     /// Where rooms with metrics of their own, such as the certificates, register them.

@@ -2,9 +2,11 @@
 
 pub mod counters;
 pub mod instruments;
+pub(crate) mod log_limit;
 pub mod logging;
 pub mod names;
 pub mod otlp;
 pub mod process;
 pub mod prometheus;
 pub mod spans;
+pub(crate) mod udp;

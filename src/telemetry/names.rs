@@ -34,6 +34,10 @@ pub const HANDSHAKE_TIMEOUTS: &str = "relay_handshake_timeouts";
 pub const HANDSHAKE_REFUSALS: &str = "relay_handshake_refusals";
 /// Connections that hold a place: peers, and those that are not peers yet.
 pub const CONNECTIONS: &str = "relay_connections";
+/// Connections that have said something and are not peers yet.
+pub const HANDSHAKES: &str = "relay_handshakes";
+/// Those that wait until others of their address are done.
+pub const HANDSHAKES_WAITING: &str = "relay_handshakes_waiting";
 /// TLS handshakes that failed, by `reason`.
 pub const TLS_HANDSHAKE_FAILURES: &str = "relay_tls_handshake_failures";
 /// Whether the relay reaches itself with QUIC at its public address: 1 or 0.
@@ -70,6 +74,9 @@ pub const BUILD_INFO: &str = "relay_build_info";
 /// Datagrams that came to the STUN server, by `result`.
 pub const STUN_REQUESTS: &str = "relay_stun_requests";
 
+/// Datagrams that the kernel dropped before they could be read, by `server` and `reason`.
+pub const UDP_DROPS: &str = "relay_udp_drops";
+
 /// Other pods that there is a stream to.
 pub const CLUSTER_STREAMS: &str = "relay_cluster_streams";
 /// Streams from or to pods that were refused, by `reason`.
@@ -87,6 +94,8 @@ pub const CLUSTER_LOOKUP_DURATION: &str = "relay_cluster_lookup_duration_seconds
 
 /// Label: what became of a question, a round or an attempt.
 pub const RESULT: &str = "result";
+/// Label: the server that a socket belongs to.
+pub const SERVER: &str = "server";
 /// Label: what carries a connection.
 pub const TRANSPORT: &str = "transport";
 /// Label: why.

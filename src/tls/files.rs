@@ -66,6 +66,26 @@ pub enum CertificateError {
     Key(PathBuf),
 }
 
+impl CertificateError {
+    /// Whether it is this file that is to blame; of two that do not belong together, the key's.
+    #[must_use]
+    pub fn is_of(&self, path: &Path) -> bool {
+        let blamed = match self {
+            Self::Unreadable { path, .. }
+            | Self::NotAFile(path)
+            | Self::TooLarge(path)
+            | Self::NoCertificate(path)
+            | Self::NoKey(path)
+            | Self::Damaged(path)
+            | Self::EncryptedKey(path)
+            | Self::NotX509(path)
+            | Self::Key(path)
+            | Self::KeyMismatch { key: path, .. } => path,
+        };
+        blamed == path
+    }
+}
+
 /// Where a certificate is kept: the chain, the server's own certificate first, and its private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
@@ -177,14 +197,29 @@ impl Certificate {
     pub fn log(&self, what: &'static str, clock: &Clock) {
         let expires = self.expires();
         let names = self.names().join(", ");
-        if self.is_valid_at(clock.now_unix()) {
-            tracing::info!(certificate.names = names, certificate.expires = %expires, "{what}");
-        } else {
-            tracing::warn!(
+        match self.outside_its_dates(clock.now_unix()) {
+            None => {
+                tracing::info!(certificate.names = names, certificate.expires = %expires, "{what}");
+            }
+            Some(but) => tracing::warn!(
                 certificate.names = names,
                 certificate.expires = %expires,
-                "{what}, but it has expired or is not valid yet: clients will refuse it"
-            );
+                "{what}, but it {but}: clients will refuse it"
+            ),
+        }
+    }
+
+    /// What is wrong with it at `now` (Unix seconds), if anything.
+    fn outside_its_dates(&self, now: u64) -> Option<String> {
+        if now > self.not_after() {
+            Some(format!("expired at {}", self.expires()))
+        } else if now < self.not_before() {
+            let begins = self.begins();
+            Some(format!(
+                "is not valid before {begins} (is this machine's clock right?)"
+            ))
+        } else {
+            None
         }
     }
 }
@@ -214,6 +249,40 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expired_certificate_and_one_of_tomorrow_are_told_apart() {
+        let mut params = rcgen::CertificateParams::new(["relay.example.com".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 3, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 5, 30);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let certificate = Certificate::new(chain, key).unwrap();
+        let told = |now| certificate.outside_its_dates(now);
+        let (begins, expires) = (certificate.not_before(), certificate.not_after());
+        assert_eq!(told(begins), None);
+        assert_eq!(told(expires), None);
+        assert_eq!(
+            told(begins - 1).unwrap(),
+            "is not valid before 2026-03-01T00:00:00Z (is this machine's clock right?)"
+        );
+        assert_eq!(
+            told(expires + 1).unwrap(),
+            "expired at 2026-05-30T00:00:00Z"
+        );
+    }
+
+    #[test]
+    fn the_file_to_blame_is_known() {
+        let (certificate, key) = (PathBuf::from("/c"), PathBuf::from("/k"));
+        let mismatch = CertificateError::KeyMismatch {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
+        assert!(mismatch.is_of(&key) && !mismatch.is_of(&certificate));
+        assert!(CertificateError::NotX509(certificate.clone()).is_of(&certificate));
+    }
 
     #[test]
     fn keys_with_a_passphrase_are_known_in_both_forms() {

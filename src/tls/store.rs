@@ -109,8 +109,13 @@ impl Certificate {
         self.not_before
     }
 
-    /// When it expires, as logs say it.
-    pub(super) fn expires(&self) -> impl fmt::Display + use<> {
+    /// From when on it is valid, as logs say it.
+    pub(super) fn begins(&self) -> impl fmt::Display + use<> {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.not_before))
+    }
+
+    /// When it expires, as logs and health checks say it (RFC 3339).
+    pub(crate) fn expires(&self) -> impl fmt::Display + use<> {
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.not_after))
     }
 
@@ -186,7 +191,7 @@ impl Certificates {
     }
 
     /// Shows this to an ACME authority that asks for the challenge of the domain.
-    pub(super) fn show_challenge(&self, domain: &str, certificate: CertifiedKey) {
+    pub(crate) fn show_challenge(&self, domain: &str, certificate: CertifiedKey) {
         let mut challenges = self.0.challenges.write();
         challenges.insert(domain.to_owned(), Arc::new(certificate));
     }

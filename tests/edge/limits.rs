@@ -2,11 +2,22 @@
 
 use std::net::SocketAddr;
 
-use tokio::net::{TcpListener, TcpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 use trunkline::Relay;
 use trunkline::auth::AllowAll;
+use trunkline::client::{Client, Event};
+use trunkline::tls::AnyCertificate;
 
-use crate::support::{RawClient, TestRelay, UPGRADE_REQUEST, peer, request, until};
+use crate::slow::{HALF_HELLO, with_tls};
+use crate::support::{
+    FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, peer, request, token, until,
+};
 
 async fn refused(relay: &TestRelay, reason: &str) -> u64 {
     let metrics = relay.read_metrics().await;
@@ -37,10 +48,137 @@ async fn a_full_relay_ends_further_connections_and_keeps_its_peers() {
 }
 
 /// A connection from this address of the loopback network.
-async fn from(address: [u8; 4], relay: &TestRelay) -> RawClient {
+async fn tcp_from(address: [u8; 4], relay: &TestRelay) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((address, 0))).unwrap();
-    RawClient::over(socket.connect(relay.addr).await.unwrap())
+    socket.connect(relay.addr).await.unwrap()
+}
+
+async fn from(address: [u8; 4], relay: &TestRelay) -> RawClient {
+    RawClient::over(tcp_from(address, relay).await)
+}
+
+/// A peer from this address, whatever the relay speaks.
+async fn peer_from(address: [u8; 4], relay: &TestRelay, name: &str, tls: bool) -> Client {
+    let tcp = tcp_from(address, relay).await;
+    let (host, route) = ("relay.example.com", "/relay");
+    if !tls {
+        let connected = Client::connect_over(tcp, host, route, peer(name), &token()).await;
+        return connected.unwrap();
+    }
+    let config = ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(
+            rustls::crypto::aws_lc_rs::default_provider().into(),
+        )))
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let name_of_server = ServerName::try_from(host).unwrap();
+    let stream = connector.connect(name_of_server, tcp).await.unwrap();
+    let connected = Client::connect_over(stream, host, route, peer(name), &token()).await;
+    connected.unwrap()
+}
+
+/// One address begins more handshakes than its share (64 of 128), finishes none, and takes nobody's place.
+async fn share(relay: &TestRelay, begun: &[u8], tls: bool) {
+    const SHARE: usize = 64;
+    let admission = relay.relay.admission();
+    let clock = FrozenClock::freeze();
+    let mut established = peer_from([127, 0, 0, 3], relay, "established", tls).await;
+    until("it is no handshake any more", || {
+        admission.handshakes() == 0
+    })
+    .await;
+    // Who says nothing takes no place at all.
+    let mut silent = Vec::new();
+    for _ in 0..2 * SHARE {
+        silent.push(from([127, 0, 0, 2], relay).await);
+    }
+    until("all are connected", || admission.open() == 1 + silent.len()).await;
+    assert_eq!(admission.handshakes(), 0);
+    let mut strangers = Vec::new();
+    for _ in 0..SHARE + 20 {
+        let mut stranger = from([127, 0, 0, 2], relay).await;
+        stranger.write(begun).await;
+        strangers.push(stranger);
+    }
+    until("the share is full", || admission.handshakes() == SHARE).await;
+    until("the others wait", || admission.handshakes_waiting() == 20).await;
+    assert_eq!(admission.handshakes(), SHARE);
+    // Others connect, and a peer of that address does when one of its handshakes is done.
+    let other = peer_from([127, 0, 0, 4], relay, "other", tls).await;
+    let receiver = *established.peer();
+    other.send(&receiver, b"undisturbed").await.unwrap();
+    let Event::Message { payload, .. } = established.recv().await else {
+        panic!("no message");
+    };
+    assert_eq!(&payload[..], b"undisturbed");
+    let (late, ()) = tokio::join!(peer_from([127, 0, 0, 2], relay, "late", tls), async {
+        // Those that began and those that wait before it.
+        strangers.clear();
+    });
+    until("their places are free", || admission.handshakes() == 0).await;
+    // Who waits for its turn in vain has as much time as all, and is counted.
+    silent.clear();
+    until("the silent ones are gone", || admission.open() == 3).await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(from([127, 0, 0, 2], relay).await);
+    }
+    until("they are connected", || admission.open() == 6).await;
+    clock.advance(Duration::from_secs(1)).await;
+    for _ in 0..SHARE {
+        let mut stranger = from([127, 0, 0, 2], relay).await;
+        stranger.write(begun).await;
+        strangers.push(stranger);
+    }
+    until("the share is full again", || {
+        admission.handshakes() == SHARE
+    })
+    .await;
+    for waits in &mut waiting {
+        waits.write(begun).await;
+    }
+    until("three wait", || admission.handshakes_waiting() == 3).await;
+    clock.advance(Duration::from_millis(9100)).await;
+    until("they are gone", || admission.open() == 3 + SHARE).await;
+    assert_eq!(refused(relay, "handshakes_per_address").await, 3);
+    assert_eq!(refused(relay, "overloaded").await, 0);
+    clock.advance(Duration::from_secs(1)).await;
+    until("all are gone", || admission.open() == 3).await;
+    drop((established, other, late));
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_the_handshakes_of_others() {
+    let relay = TestRelay::with(|builder| builder.max_handshakes(128));
+    share(&relay, &UPGRADE_REQUEST.as_bytes()[..80], false).await;
+}
+
+#[tokio::test]
+async fn nor_those_of_tls() {
+    let relay = with_tls("share", |builder| builder.max_handshakes(128));
+    share(&relay, HALF_HELLO, true).await;
+}
+
+/// The places are those of connections that are no peers yet, also where TLS and upgrade are done.
+#[tokio::test]
+async fn upgraded_connections_that_never_authenticate_have_their_share_too() {
+    let relay = TestRelay::with(|builder| builder.max_handshakes(128));
+    let mut strangers = Vec::new();
+    for _ in 0..64 {
+        let mut stranger = from([127, 0, 0, 2], &relay).await;
+        stranger.write(UPGRADE_REQUEST.as_bytes()).await;
+        stranger.expect_upgrade().await;
+        strangers.push(stranger);
+    }
+    assert_eq!(relay.relay.admission().handshakes(), 64);
+    assert_eq!(relay.read_metrics().await.sum("relay_handshakes", &[]), 64);
+    let mut waits = from([127, 0, 0, 2], &relay).await;
+    waits.write(UPGRADE_REQUEST.as_bytes()).await;
+    peer_from([127, 0, 0, 3], &relay, "other", false).await;
+    strangers.pop();
+    waits.expect_upgrade().await;
 }
 
 #[tokio::test]

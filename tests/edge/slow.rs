@@ -9,7 +9,7 @@ use trunkline::tls::{CertificateFiles, Certificates};
 use crate::support::{FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, peer, until};
 
 /// The beginning of a TLS handshake that announces more than follows.
-const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
+pub(crate) const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
 
 /// Connections that are made and never finished.
 const MANY: usize = 1500;

@@ -5,11 +5,22 @@ use serde_json::Value;
 use crate::slow::with_tls;
 use crate::support::{SECRET, TestRelay};
 
+/// How many handshakes are attempted: few where many tests run, more by hand (10,000 need some 15,000 open files).
+fn strangers() -> u64 {
+    let asked = std::env::var("TRUNKLINE_STORM_PEERS").ok();
+    asked.map_or(300, |asked| asked.parse().unwrap())
+}
+
 async fn storm(relay: &TestRelay, options: &[&str]) {
     let address = relay.addr.to_string();
+    let strangers = strangers();
+    // A thousand a second, and one second at least.
+    let duration = strangers.div_ceil(1000);
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"))
         .args(["load", "storm", "-a", &address, "-s", SECRET, "--json"])
-        .args(["--pairs=4", "--peers=300", "--duration=1", "--warmup=0.2"])
+        .args(["--pairs=4", "--warmup=0.2"])
+        .arg(format!("--peers={strangers}"))
+        .arg(format!("--duration={duration}"))
         .args(options)
         .output()
         .await
@@ -18,7 +29,11 @@ async fn storm(relay: &TestRelay, options: &[&str]) {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     // On a busy machine the strangers, who have the lowest priority, do not all get their turn.
     let attempted = report["storm"]["attempted"].as_u64().unwrap();
-    assert!((30..=300).contains(&attempted), "{report}");
+    let few = strangers / 10;
+    assert!((few..=strangers).contains(&attempted), "{report}");
+    if strangers > 1000 {
+        println!("{report:#}");
+    }
     assert_eq!(report["storm"]["unconnected"], 0, "{report}");
     assert_eq!(report["lost"], 0, "{report}");
     assert_eq!(report["ended"], 0, "{report}");

@@ -260,7 +260,12 @@ async fn too_many_handshakes_at_once_are_refused_and_peers_do_not_count() {
         client.write(&frame(true, PING, b"")).await;
         assert_eq!(client.frame().await.unwrap().first_byte, 0x80 | PONG);
     }
-    RawClient::upgraded(&relay).await.ends_silently().await;
+    // The third, who is somebody else, is ended with its first byte. One of the same address would wait for its turn.
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut third = RawClient::over(elsewhere.connect(relay.addr).await.unwrap());
+    third.try_write(UPGRADE_REQUEST.as_bytes()).await;
+    assert!(third.rest().await.is_empty());
     let metrics = relay.read_metrics().await;
     let overloaded = [("reason", "overloaded")];
     assert_eq!(

@@ -37,12 +37,17 @@ impl Reader<'_> {
         let certificate = path(self, &flags::TLS_CERT_FILE);
         let key = path(self, &flags::TLS_KEY_FILE);
         let (present, absent) = match (certificate, key) {
-            (Some((origin, certificate)), Some((_, key))) => {
+            (Some((origin, certificate)), Some((key_origin, key))) => {
                 let files = CertificateFiles { certificate, key };
                 return match files.load() {
                     Ok(_) => Some(files),
                     Err(error) => {
                         let remedy = "give the certificate chain and its private key as PEM files";
+                        let origin = if error.is_of(&files.key) {
+                            key_origin
+                        } else {
+                            origin
+                        };
                         self.wrong(&origin, Wrong::new(error.to_string(), remedy));
                         None
                     }
@@ -57,7 +62,7 @@ impl Reader<'_> {
         None
     }
 
-    /// The domains switch it on; the other settings only detail it, and say nothing without them.
+    /// The domains switch it on; the other settings only detail it, and without them there is a warning.
     fn acme(&mut self) -> Option<AcmeSettings> {
         let domains = self.read_optional(&flags::LETSENCRYPT_DOMAINS, values::domains);
         let route53 = self.read(&flags::LETSENCRYPT_AWS_ROUTE53, values::switch);
@@ -81,6 +86,15 @@ impl Reader<'_> {
                     Wrong::new(problem, "give the domains of the certificate"),
                 );
             }
+            self.without_effect(
+                &[
+                    &flags::LETSENCRYPT_DATA_DIR,
+                    &flags::LETSENCRYPT_EMAIL,
+                    &flags::ACME_DIRECTORY_URL,
+                    &flags::ACME_CA_FILE,
+                ],
+                "nothing is ordered without --letsencrypt-domains",
+            );
             return None;
         };
         if self.given(&flags::LETSENCRYPT_DATA_DIR).is_none() {

@@ -340,6 +340,7 @@ fn a_value_that_is_not_text_is_a_mistake() {
     let parsed = parse(
         ["trunkline", ENOUGH[0]].map(OsString::from),
         |name| (name == "OZ_AUTH_SECRET").then(|| bytes(b"hunter\xff")),
+        [],
         load(),
     );
     assert_eq!(

@@ -113,14 +113,11 @@ impl Storage {
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
         let path = self.dir.join(name);
-        let beside = self.dir.join(format!("{name}.new"));
+        // A name of its own: another relay may write to the same directory at the same time, and the later move wins.
+        let (process, number) = (std::process::id(), rand::random::<u64>());
+        let beside = self.dir.join(format!("{name}.{process}-{number:016x}.new"));
         let failed = io_error(&path, "written");
         let write = || {
-            // One that a crash has left might have other permissions.
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
             let mut options = OpenOptions::new();
             options.write(true).create_new(true);
             #[cfg(unix)]
@@ -134,7 +131,11 @@ impl Storage {
             File::open(&self.dir)?.sync_all()?;
             Ok(())
         };
-        write().map_err(failed)
+        write().map_err(|error| {
+            // If it is there at all; what matters is the error before.
+            let _ = fs::remove_file(&beside);
+            failed(error)
+        })
     }
 }
 
@@ -153,4 +154,36 @@ fn name_of(directory_url: &str) -> String {
 fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> StorageError + use<> {
     let path = path.to_owned();
     move |source| StorageError::Io { path, what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As two relays do that start at the same instant.
+    #[test]
+    fn several_write_to_one_directory_at_once_and_nothing_is_left_beside() {
+        let name = format!("trunkline-acme-storage-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let dir = &dir;
+                scope.spawn(move || {
+                    let content = format!("{writer}").repeat(10_000);
+                    for _ in 0..50 {
+                        let storage = Storage::open(dir, "https://ca.example.com/dir").unwrap();
+                        storage.write(CERTIFICATE, content.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        let storage = Storage::open(&dir, "https://ca.example.com/dir").unwrap();
+        let names = fs::read_dir(&storage.dir).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [CERTIFICATE]);
+        let content = fs::read(storage.dir.join(CERTIFICATE)).unwrap();
+        assert_eq!(content.len(), 10_000);
+        assert!(content.iter().all(|byte| *byte == content[0]), "one whole");
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

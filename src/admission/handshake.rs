@@ -1,0 +1,109 @@
+//! A handshake that goes on: one of all, and one of its address, which take turns when there are more than their share.
+//!
+//! Turns, and not refusals: a mesh behind one address that comes back in the same second gets in as fast as its share allows, while a
+//! connection that waits costs a socket and no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::Shared;
+use crate::source::Source;
+
+/// What a handshake holds; dropped, the next may begin.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    turn: Option<Turn>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Handshake {
+    /// `turn` is there if its address is known.
+    pub(super) fn new(turn: Option<Turn>, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            turn,
+            _place: place,
+        }
+    }
+
+    /// It turns out to be that of another address.
+    pub(super) fn now_of(&mut self, turn: Turn) {
+        self.turn = Some(turn);
+    }
+}
+
+/// One of the handshakes of an address, or one that waits to be.
+#[derive(Debug)]
+pub(super) struct Turn {
+    shared: Arc<Shared>,
+    source: Source,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Its address has a connection: an address without one has no limit here.
+    fn line_up(shared: &Arc<Shared>, source: Source) -> (Self, Option<Arc<Semaphore>>) {
+        let gate = shared.table.lock().line_up(source);
+        let turn = Self {
+            shared: Arc::clone(shared),
+            source,
+            permit: None,
+        };
+        (turn, gate)
+    }
+
+    /// None if the address has as many as are its share.
+    pub(super) fn at_once(shared: &Arc<Shared>, source: Source) -> Option<Self> {
+        let (mut turn, gate) = Self::line_up(shared, source);
+        if let Some(gate) = gate {
+            turn.permit = Some(gate.try_acquire_owned().ok()?);
+        }
+        Some(turn)
+    }
+
+    /// As [`Turn::at_once`], when one of the others is done. None if that takes longer than to `deadline`.
+    pub(super) async fn wait(
+        shared: &Arc<Shared>,
+        source: Source,
+        deadline: Instant,
+    ) -> Option<Self> {
+        let (mut turn, gate) = Self::line_up(shared, source);
+        if let Some(gate) = gate {
+            let permit = match Arc::clone(&gate).try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    let _waiting = Waiting::new(&turn.shared.waiting);
+                    let permit = timeout_at(deadline, gate.acquire_owned()).await;
+                    permit.ok()?.ok()?
+                }
+            };
+            turn.permit = Some(permit);
+        }
+        Some(turn)
+    }
+}
+
+/// One that waits, while this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Its permit is given back after this: who waits for it is in line and keeps the gate.
+        self.shared.table.lock().step_out(self.source);
+    }
+}

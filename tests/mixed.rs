@@ -9,14 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use support::stock_pod::{Sent, StockPeer, StockPod};
-use support::{MemoryClient, NOW, TestRelay, ids, payload_of, peer, transport, until};
+use support::stock_pod::{Sent, StockPeer, StockPod, frame, hello, read};
+use support::{MemoryClient, NOW, PATIENCE, TestRelay, ids, payload_of, peer, transport, until};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tower::service_fn;
 use trunkline::cluster::discovery::{Answer, Resolver, Source};
 use trunkline::cluster::{Cluster, ClusterHandle, ClusterSecrets};
 use trunkline::proto::PeerId;
 use trunkline::proto::cluster::hello::ClusterSecret;
+use trunkline::telemetry::counters::DropReason;
 use trunkline::time::Clock;
 
 const SECRET: &str = "cluster-secret";
@@ -57,6 +60,10 @@ impl Pod {
     }
 
     async fn at(address: SocketAddr, listed: &Listed) -> Self {
+        Self::with(address, listed, true).await
+    }
+
+    async fn with(address: SocketAddr, listed: &Listed, allow_one_way: bool) -> Self {
         let relay = TestRelay::start();
         let listener = TcpListener::bind(address).await.unwrap();
         let secrets = ClusterSecrets::new(vec![ClusterSecret::new(SECRET).unwrap()]);
@@ -66,7 +73,7 @@ impl Pod {
             .interval(INTERVAL)
             .accept(listener)
             .secrets(secrets)
-            .allow_one_way(true)
+            .allow_one_way(allow_one_way)
             .clock(Clock::fixed(NOW))
             .start(&relay.relay)
             .unwrap();
@@ -235,6 +242,63 @@ async fn a_peer_that_moves_between_ours_and_theirs_is_followed_both_ways() {
     announced(&third, &moved.id, 2).await;
     both_ways(&third, &mut carol, &mut bob, &peer("bob")).await;
     assert_eq!(moved.waiting(), 0);
+}
+
+/// Whoever has not proven the secret learns no peer's ID, whatever it says: not even what only pods of ours say makes it one.
+#[tokio::test]
+async fn fault_11_a_pod_that_has_not_proven_the_secret_is_told_of_nobody() {
+    const PING: u8 = 0x20;
+    const PONG: u8 = 0x21;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let listed = Listed::default();
+    listed.set(&[address]);
+    let ours = Pod::with("127.0.0.1:0".parse().unwrap(), &listed, false).await;
+    let alice = ours.relay.memory_peer("alice").await;
+    let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    assert_eq!(read(&mut stream).await.unwrap().0, 0x00, "its HELLO");
+    let id = |name: &str| peer(name).as_bytes().to_vec();
+    let message = transport(&peer("bob"), b"forged");
+    for (kind, payload) in [
+        (PING, Vec::new()),
+        (PONG, Vec::new()),
+        (0x01, id("alice")),
+        (0x02, [id("victim"), vec![0xff; 4]].concat()),
+        (0x03, [id("alice"), vec![0; 4]].concat()),
+        (0x14, [id("alice"), message.clone()].concat()),
+        (0x15, [id("nobody"), message].concat()),
+    ] {
+        stream.write_all(&frame(kind, &payload)).await.unwrap();
+    }
+    // Peers come and go, are looked for, and one is sent to whom it claims.
+    assert!(alice.end.send(ids(8, &[peer("bob"), peer("victim")])).await);
+    assert!(alice.end.send(transport(&peer("victim"), b"secret")).await);
+    drop(ours.relay.memory_peer("bob").await);
+    ours.relay.peers(1).await;
+    // What it would be told is told before the last of these is answered.
+    for _ in 0..50 {
+        stream.write_all(&frame(PING, &[])).await.unwrap();
+        loop {
+            let next = timeout(PATIENCE, read(&mut stream)).await.unwrap();
+            let (kind, payload) = next.expect("the stream lives");
+            assert!(matches!(kind, PING | PONG), "{kind:#x} {payload:?}");
+            if kind == PONG {
+                break;
+            }
+        }
+    }
+    assert_eq!(ours.relay.dropped(DropReason::UnprovenPod), 2);
+    // Once it has proven the secret it is told.
+    let proof = hello(&address.to_string(), NOW, SECRET);
+    stream.write_all(&frame(0x00, &proof)).await.unwrap();
+    loop {
+        let next = timeout(PATIENCE, read(&mut stream)).await.unwrap();
+        let (kind, payload) = next.expect("the stream lives");
+        if kind == 0x02 {
+            assert_eq!(payload[..36], id("alice"));
+            break;
+        }
+    }
 }
 
 #[tokio::test]

@@ -181,6 +181,8 @@ impl Links {
         }
         if streams.is_empty() {
             state.by_pod.remove(link.pod());
+            // Whoever is at its other addresses the next time says so then.
+            state.aliases.retain(|_, announced| announced != link.pod());
         }
         self.changed(state);
     }

@@ -3,6 +3,7 @@
 //!
 //! Pods dial addresses out of DNS, which no certificate names; so the name is one that all pods of the cluster share.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -188,10 +189,38 @@ impl ServerCertVerifier for ChainVerifier {
     }
 }
 
+/// What pods at the addresses that were dialed have spoken.
+#[derive(Debug, Default)]
+struct Spoken(Mutex<HashMap<SocketAddr, Speech>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    /// TLS worked at least once.
+    Tls,
+    /// Only plain TCP, so far.
+    Plain,
+}
+
+impl Spoken {
+    fn tls(&self, address: SocketAddr) {
+        self.0.lock().insert(address, Speech::Tls);
+    }
+
+    fn has_spoken_tls(&self, address: SocketAddr) -> bool {
+        self.0.lock().get(&address) == Some(&Speech::Tls)
+    }
+
+    /// True the first time.
+    fn plain(&self, address: SocketAddr) -> bool {
+        self.0.lock().insert(address, Speech::Plain).is_none()
+    }
+}
+
 /// TLS between pods, ready to be used. Clones share the material, which [`watch`](Self::watch) replaces when the files change.
 #[derive(Debug, Clone)]
 pub struct PodTls {
     material: Arc<RwLock<Arc<Material>>>,
+    spoken: Arc<Spoken>,
     files: PodTlsFiles,
     name: Option<String>,
     allow_plain: bool,
@@ -213,7 +242,8 @@ pub(super) enum TlsRefusal {
 
 impl PodTls {
     /// Reads the files. `name`: a DNS name or a URI (`spiffe://...`) that the other pods' certificates must carry. `allow_plain`: streams
-    /// without TLS are taken, too, and one is opened where TLS is not understood; for the time of a migration.
+    /// without TLS are taken, too, and one is opened where the handshake ends without a word of TLS, as it does at a pod that does not
+    /// know it; for the time of a migration. Never at an address where TLS has worked since the start.
     /// Blocks on the file system.
     ///
     /// # Errors
@@ -225,6 +255,7 @@ impl PodTls {
     ) -> Result<Self, PodTlsError> {
         Ok(Self {
             material: Arc::new(RwLock::new(Arc::new(files.load()?))),
+            spoken: Arc::default(),
             files,
             name,
             allow_plain,
@@ -354,8 +385,8 @@ impl<S> Layer<S> for TlsDialLayer {
     }
 }
 
-/// The service of [`TlsDialLayer`]. Ready when the inner one is; dials once more, without TLS, where that is allowed and TLS is not
-/// understood.
+/// The service of [`TlsDialLayer`]. Ready when the inner one is; dials once more, without TLS, where that is allowed and nothing speaks for
+/// it that the pod knows TLS.
 #[derive(Debug, Clone)]
 pub(super) struct TlsDial<S> {
     inner: S,
@@ -384,10 +415,22 @@ where
         Box::pin(async move {
             let stream = inner.call(address).await.map_err(Into::into)?;
             match tls.connect(stream, address).await {
-                Ok(stream) => Ok(stream),
-                Err(error) if tls.allow_plain && !speaks_tls(&error) => {
+                Ok(stream) => {
+                    tls.spoken.tls(address);
+                    Ok(stream)
+                }
+                Err(error)
+                    if tls.allow_plain
+                        && !speaks_tls(&error)
+                        && !tls.spoken.has_spoken_tls(address) =>
+                {
                     let plain = inner.ready().await.map_err(Into::into)?;
-                    plain.call(address).await.map_err(Into::into)
+                    let stream = plain.call(address).await.map_err(Into::into)?;
+                    if tls.spoken.plain(address) {
+                        tracing::warn!(network.peer.address = %address, %error,
+                            "no TLS with a pod: it is spoken to in the clear, as is allowed; told once for each address");
+                    }
+                    Ok(stream)
                 }
                 Err(error) => Err(error.into()),
             }
@@ -395,7 +438,8 @@ where
     }
 }
 
-/// Whether a failed handshake failed at a pod that speaks TLS: that one is never asked without.
+/// Whether it shows in how a handshake failed that the pod speaks TLS. A stock pod takes our first record for a bad HELLO and closes; but so
+/// does one that speaks TLS and dies, or whoever cuts the stream, which nobody can tell apart.
 fn speaks_tls(error: &io::Error) -> bool {
     if error.kind() == io::ErrorKind::PermissionDenied {
         return true;

@@ -4,7 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
+use trunkline::auth::{Secret, mint};
+use trunkline::proto::peer::encode_auth;
+
+use super::client::RawClient;
 use super::clock::until;
+use super::http::UPGRADE_REQUEST;
+use super::relay::peer;
 
 /// The program on free ports of the loopback, with a log of its own; killed when this is dropped.
 #[derive(Debug)]
@@ -64,9 +71,32 @@ impl Program {
         self.up["listen"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Where health is asked for.
+    pub(crate) fn health(&self) -> SocketAddr {
+        self.up["health"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Where metrics are read.
     pub(crate) fn metrics(&self) -> SocketAddr {
         self.up["metrics"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// A peer over this connection, if the program's secret is `secret`.
+    pub(crate) async fn peer(mut client: RawClient, name: &str, secret: &str) -> RawClient {
+        client.write(UPGRADE_REQUEST.as_bytes()).await;
+        client.expect_upgrade().await;
+        let token = mint(&Secret::new(secret), 4_000_000_000);
+        client
+            .send(&encode_auth(&peer(name), &token).unwrap())
+            .await;
+        client.expect_auth_response().await;
+        client
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// How many lines of the log hold this text.
@@ -75,10 +105,20 @@ impl Program {
         log.lines().filter(|line| line.contains(text)).count()
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
     /// Tells it to stop, waits until it has, and returns its exit code.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits until it has ended, and returns its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let mut status = None;
         until("the program has ended", || {
             status = self.child.try_wait().unwrap();

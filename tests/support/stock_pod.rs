@@ -43,7 +43,7 @@ const CACHE: Duration = Duration::from_secs(300);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A whole frame.
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap();
     [&[kind][..], &length.to_be_bytes(), payload].concat()
 }
@@ -87,7 +87,7 @@ pub(crate) fn verdict(payload: &[u8], now: u64, secret: &str) -> Option<Vec<u8>>
 }
 
 /// The next frame; None at the end of the stream.
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8>)> {
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8>)> {
     let mut head = [0; 3];
     stream.read_exact(&mut head).await.ok()?;
     let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];

@@ -105,6 +105,45 @@ async fn fault_11_two_pods_know_each_other_whoever_dialed() {
     }
 }
 
+/// What the pod at an address announced is forgotten with its stream.
+#[tokio::test]
+async fn fault_11_an_address_that_comes_back_as_another_pod_is_dialed() {
+    let announced: SocketAddr = "10.9.9.9:7090".parse().unwrap();
+    let announcing = || Options {
+        announces: Some(announced),
+        ..Options::default()
+    };
+    let two = Pod::tcp(announcing()).await;
+    let mut one = Pod::tcp(Options::default()).await;
+    one.discovers(&[two.address]);
+    one.until(is_ours).await;
+    let address = two.address;
+    two.streams.stop().await;
+    one.until(|told| matches!(told, Told::Down(..))).await;
+    // The pod itself is back, elsewhere ...
+    let mut moved = Pod::tcp(announcing()).await;
+    moved.discovers(&[one.address]);
+    moved.until(is_ours).await;
+    one.until(is_ours).await;
+    // ... and where it was there is another one.
+    drop(two);
+    let listener = within(async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await;
+    let (stream, _) = within(listener.accept()).await.unwrap();
+    let mut other = Raw(stream);
+    other.expect(FrameType::Hello).await;
+    other.hello(&address.to_string(), "").await;
+    one.until(is_ours).await;
+    assert_eq!(one.streams.links.len(), 2);
+}
+
 /// A pod is known by what it announces, and is not dialed a second time under another address.
 #[tokio::test]
 async fn fault_11_a_pod_is_known_by_the_address_that_it_announces() {

@@ -153,6 +153,35 @@ async fn fault_12_plain_pods_are_met_while_that_is_allowed() {
     meet(&mut one, &mut two).await;
 }
 
+/// Somebody who cuts the stream must not make a pod speak in the clear.
+#[tokio::test]
+async fn fault_12_where_tls_has_worked_there_is_no_way_back() {
+    let ca = Authority::new("ca");
+    let migrating = |file: &str| tls(ca.pod(file, "relay.example", &ca), None, true);
+    let mut one = pod(migrating("one")).await;
+    let mut two = pod(migrating("two")).await;
+    meet(&mut one, &mut two).await;
+    two.streams.stop().await;
+    let address = two.address;
+    drop(two);
+    // The address is dialed again, and whoever has it now closes each stream at its first byte.
+    let listener = within(async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await;
+    for _ in 0..3 {
+        let (mut stream, _) = within(listener.accept()).await.unwrap();
+        let mut first = [0];
+        within(stream.read_exact(&mut first)).await.unwrap();
+        assert_eq!(first, [22], "a TLS record, and no HELLO");
+    }
+}
+
 #[tokio::test]
 async fn fault_12_files_are_read_again_when_they_change() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));

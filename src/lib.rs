@@ -25,6 +25,7 @@ pub mod relay;
 pub mod reload;
 pub mod routing;
 pub mod server;
+mod sockets;
 mod source;
 pub mod stack;
 mod stun;

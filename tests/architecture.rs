@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("buffers", &[]),
     ("memory", &["ticks"]),
     ("stack", &[]),
+    ("sockets", &[]),
     ("source", &[]),
     ("stun", &["source"]),
     ("systemd", &[]),
@@ -29,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cluster",
         &[
-            "crosspod", "outbox", "buffers", "reload", "stack", "ticks", "tls",
+            "crosspod", "outbox", "buffers", "reload", "sockets", "stack", "ticks", "tls",
         ],
     ),
     ("outbox", &["buffers", "ticks"]),
@@ -88,6 +89,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "peer",
             "transport",
             "proxies",
+            "sockets",
             "stack",
             "stun",
             "cluster",

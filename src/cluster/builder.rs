@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
@@ -23,14 +22,12 @@ use super::streams::{Streams, StreamsConfig};
 use super::tls::PodTls;
 use crate::crosspod::{CrossPod, Directory, LocalPeers, Locate, PodAddr};
 use crate::outbox::QueuePolicy;
+use crate::sockets;
 use crate::telemetry::counters::Counters;
 use crate::time::Clock;
 
 /// What may wait for one pod by default, in bytes.
 const QUEUE_BYTES: usize = 8 << 20;
-
-/// Streams that the kernel may queue: a whole cluster that starts at one instant.
-const BACKLOG: i32 = 1024;
 
 /// The relay that a fabric serves, as the fabric sees it.
 pub trait Host {
@@ -263,29 +260,12 @@ impl ClusterBuilder {
 /// A listening socket on all addresses, or on those of IPv4 where the kernel has no IPv6.
 fn listen(port: u16) -> Result<TcpListener, ClusterError> {
     let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    bind(all)
-        .or_else(|_| bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))))
+    sockets::listen(all)
+        .or_else(|_| sockets::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))))
         .map_err(|source| ClusterError::Bind {
             address: all,
             source,
         })
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
 
 /// Several relays that act as one.

@@ -18,6 +18,7 @@ use crate::cluster::ClusterHandle;
 use crate::http::{Readiness, health_router, metrics_router};
 use crate::proxies::ProxyProtocol;
 use crate::relay::Relay;
+use crate::sockets;
 use crate::stack::drain::Drain;
 use crate::stun;
 use crate::systemd::Inherited;
@@ -195,7 +196,7 @@ impl ServerBuilder {
         let (peers, quic) = self.bind_peers(inherited)?;
         let mut tcp = |what, addresses: &[SocketAddr]| {
             let passed = inherited.take_tcp(addresses).map(TcpListener::from_std);
-            bind(what, addresses, passed, listener::bind)
+            bind(what, addresses, passed, sockets::listen)
         };
         let health = match self.health.as_slice() {
             [] => None,
@@ -210,7 +211,7 @@ impl ServerBuilder {
             .iter()
             .map(|addresses| {
                 let passed = inherited.take_udp(addresses).map(UdpSocket::from_std);
-                bind("STUN", addresses, passed, listener::bind_udp)
+                bind("STUN", addresses, passed, sockets::bind_udp)
             })
             .collect::<Result<_, _>>()?;
         Ok(Server {
@@ -238,7 +239,7 @@ impl ServerBuilder {
         let mut attempts = 0;
         loop {
             let passed = inherited.take_tcp(&self.listen).map(TcpListener::from_std);
-            let tcp = bind("peers", &self.listen, passed, listener::bind)?;
+            let tcp = bind("peers", &self.listen, passed, sockets::listen)?;
             let Some(certificates) = self.tls.as_ref().filter(|_| self.quic) else {
                 return Ok((tcp, None));
             };

@@ -14,9 +14,8 @@ use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::ServiceBuilder;
 use tracing::debug;
@@ -32,48 +31,11 @@ use crate::telemetry::log_limit::log_rarely;
 use crate::transport::tls::TlsStream;
 use crate::transport::{RemoteAddr, peek_beyond};
 
-/// Connections that the kernel may queue for us: after a network blip a whole mesh comes back in one second.
-const BACKLOG: i32 = 4096;
-
 /// The longest request head. Ingress controllers add headers; nobody adds this many.
 pub(super) const REQUEST_HEAD_MAX: usize = 16 * 1024;
 
 /// How long to wait when the process has no file descriptor left, or the kernel no memory.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A listening socket; IPv6's unspecified address serves IPv4, too.
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    // A restart must not wait for the old connections' time-wait.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// A UDP socket; IPv6's unspecified address serves IPv4, too.
-pub(super) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
-}
 
 /// Accepts peers until the drain starts, then closes the listener.
 pub(super) async fn serve(

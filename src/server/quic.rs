@@ -15,10 +15,10 @@ use rustls::AlertDescription;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::listener;
 use crate::admission::Permit;
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::relay::Relay;
+use crate::sockets;
 use crate::stack::drain::Watch;
 use crate::telemetry::instruments::Instruments;
 use crate::telemetry::log_limit::log_rarely;
@@ -41,7 +41,7 @@ const CLOSE_LINGER: Duration = Duration::from_millis(500);
 
 /// A UDP socket for QUIC; says what to do if the kernel gives it too little room for bursts.
 pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    prepare(listener::bind_udp(address)?.into_std()?)
+    prepare(sockets::bind_udp(address)?.into_std()?)
 }
 
 /// As [`bind`], for a socket that is bound.

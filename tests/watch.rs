@@ -190,7 +190,7 @@ async fn shown(program: &Program, series: &mut Series) {
 }
 
 #[tokio::test]
-async fn each_metric_of_dashboard_and_rules_exists() {
+async fn each_metric_of_dashboard_rules_and_pages_exists() {
     let dir = fresh_dir("watch-metrics");
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (cert, key) = (dir.join("tls.crt"), dir.join("tls.key"));
@@ -203,7 +203,9 @@ async fn each_metric_of_dashboard_and_rules_exists() {
     };
     let mut series = Series::new();
     let plain = [&USUAL[..], &["--enable-stun", "--stun-ports=0"]].concat();
-    let plain = Program::start(&own("plain"), &plain).await;
+    // Nobody is there, and nobody need be.
+    let nobody = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
+    let plain = Program::start_with(&own("plain"), &plain, &nobody).await;
     let address = plain.addr().to_string();
     let mut client = Client::connect(&address, "/relay", peer("a"), &token())
         .await
@@ -217,11 +219,12 @@ async fn each_metric_of_dashboard_and_rules_exists() {
     ];
     let tls = [&USUAL[..], &[&files[0], &files[1]]].concat();
     shown(&Program::start(&own("tls"), &tls).await, &mut series).await;
+    // It comes after a minute of failed probes: tests/quic.rs waits for it.
+    series.entry("relay_quic_reachable".to_owned()).or_default();
     let data = format!("--letsencrypt-data-dir={}", own("data").display());
     let acme = [
         &USUAL[..],
         &["--letsencrypt-domains=relay.example.com", &data],
-        // Nobody is there, and nobody need be.
         &["--acme-directory-url=https://127.0.0.1:9/directory"],
     ];
     shown(
@@ -230,7 +233,7 @@ async fn each_metric_of_dashboard_and_rules_exists() {
     )
     .await;
 
-    let (one, _other) = two_pods(&own("one"), &own("other")).await;
+    let (one, _other) = two_pods(&own("one"), &own("other"), &[]).await;
     shown(&one, &mut series).await;
 
     let mut wanted = Series::new();
@@ -247,10 +250,19 @@ async fn each_metric_of_dashboard_and_rules_exists() {
     );
     found.iter().for_each(|one| metrics_in(one, &mut wanted));
     assert!(wanted.len() > 30, "{wanted:?}");
+    let shown = wanted.clone();
+    pages(Path::new(env!("CARGO_MANIFEST_DIR")), &mut |text| {
+        metrics_in(text, &mut wanted);
+    });
+    assert!(wanted.len() > shown.len(), "{wanted:?}");
+    // A family by its first letters.
+    wanted.retain(|name, _| !name.ends_with('_'));
     // What Prometheus adds itself.
     let added: BTreeSet<_> = ["job", "instance"].map(str::to_owned).into();
     for (name, labels) in wanted {
-        match series.get(&name) {
+        // A histogram is named by what it measures in a page.
+        let histogram = format!("{name}_bucket");
+        match series.get(&name).or_else(|| series.get(&histogram)) {
             Some(has) => {
                 let unknown: Vec<_> = labels
                     .difference(has)
@@ -266,8 +278,24 @@ async fn each_metric_of_dashboard_and_rules_exists() {
     }
 }
 
+/// Calls this with the text of each page of Markdown, but for the decisions, which are not rewritten.
+fn pages(dir: &Path, each: &mut impl FnMut(&str)) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir()
+            && (name == "docs"
+                || (path.ancestors().any(|dir| dir.ends_with("docs")) && name != "adr"))
+        {
+            pages(&path, each);
+        } else if name.ends_with(".md") {
+            each(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
 /// Two pods with a stream between them, and a message for a peer that neither has: that costs the first one a lookup.
-async fn two_pods(one: &Path, other: &Path) -> (Program, Program) {
+async fn two_pods(one: &Path, other: &Path, env: &[(&str, &str)]) -> (Program, Program) {
     // Free now, and a moment later most likely still: the pods must know each other's before they start.
     let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [first, second] = free.map(|listener| listener.local_addr().unwrap().port());
@@ -275,13 +303,15 @@ async fn two_pods(one: &Path, other: &Path) -> (Program, Program) {
     let start = async |dir: &Path, port: u16| {
         let port = format!("--cluster-port={port}");
         let fabric = [&peers[..], &port, "--pod-ip=127.0.0.1"];
-        Program::start(dir, &[&USUAL[..], &fabric].concat()).await
+        Program::start_with(dir, &[&USUAL[..], &fabric].concat(), env).await
     };
     let pods = (start(one, first).await, start(other, second).await);
     let scrape = async || support::Metrics::scrape(pods.0.metrics()).await;
     while scrape().await.sum("relay_cluster_streams", &[]) != 1 {
         support::real_pause().await;
     }
+    let other = [("peer_pod", &format!("127.0.0.1:{second}")[..])];
+    assert_eq!(scrape().await.sum("relay_cluster_stream_up", &other), 1);
     let address = pods.0.addr().to_string();
     let client = Client::connect(&address, "/relay", peer("a"), &token())
         .await
@@ -499,6 +529,61 @@ async fn metrics_and_traces_reach_a_collector() {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn lookups_and_dials_reach_a_collector() {
+    let (collector, address) = Collector::start().await;
+    let endpoint = format!("http://{address}");
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint[..]),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ];
+    let dirs = ["one", "other"].map(|name| fresh_dir(&format!("watch-otlp-{name}")));
+    let (one, other) = two_pods(&dirs[0], &dirs[1], &env).await;
+    // The first pod dials the second before that is there, and then one of them the other.
+    let dial = |failed: bool| {
+        let mut spans = collector.spans().into_iter().map(|(span, _)| span);
+        spans.find(|span| {
+            span.name == "dial" && attribute(&span.attributes, "error.type").is_some() == failed
+        })
+    };
+    until("a lookup and two dials have come", || {
+        collector.span("lookup").is_some() && dial(true).is_some() && dial(false).is_some()
+    })
+    .await;
+
+    let client = 3;
+    let lookup = collector.span("lookup").unwrap();
+    let of = |key| attribute(&lookup.attributes, key);
+    assert_eq!(of("relay.peer.id"), Some(peer("nobody").to_string()));
+    assert_eq!(of("error.type").as_deref(), Some("not_found"));
+    assert_eq!(lookup.status.as_ref().map(|status| status.code), Some(2));
+    assert_eq!((lookup.kind, lookup.parent_span_id.len()), (client, 0));
+    assert!(lookup.end_time_unix_nano > lookup.start_time_unix_nano);
+
+    let (failed, done) = (dial(true).unwrap(), dial(false).unwrap());
+    for span in [&failed, &done] {
+        let of = |key| attribute(&span.attributes, key);
+        let pod = of("network.peer.address").unwrap();
+        assert!(pod.starts_with("127.0.0.1:"), "{pod}");
+        assert_eq!(of("network.transport").as_deref(), Some("tcp"));
+        assert_eq!(span.kind, client);
+    }
+    let why = attribute(&failed.attributes, "error.type");
+    assert_eq!(why.as_deref(), Some("unreachable"));
+    assert_eq!(failed.status.as_ref().map(|status| status.code), Some(2));
+
+    // A stream that is gone is gone from the metrics, too.
+    drop(other);
+    for _ in 0..30_000 {
+        let metrics = support::Metrics::scrape(one.metrics()).await;
+        if !metrics.has("relay_cluster_stream_up", &[]) {
+            return;
+        }
+        support::real_pause().await;
+    }
+    panic!("the stream to a killed pod is shown as up");
 }
 
 #[tokio::test]

@@ -41,6 +41,16 @@ impl LinkMetrics {
         metrics.pings_sent.add(0, &[]);
         metrics.pings_lost.add(0, &[]);
         let links = Arc::downgrade(links);
+        let up = links.clone();
+        meter
+            .u64_observable_gauge(names::CLUSTER_STREAM_UP)
+            .with_description("1 for each other pod that there is a stream to.")
+            .with_callback(move |observer| {
+                for pod in up.upgrade().map(|links| links.pods()).unwrap_or_default() {
+                    observer.observe(1, &[KeyValue::new(names::PEER_POD, pod.0)]);
+                }
+            })
+            .build();
         meter
             .u64_observable_gauge(names::CLUSTER_STREAMS)
             .with_description("Other pods that there is a stream to.")

@@ -75,6 +75,11 @@ impl Links {
         self.state.read().by_pod.len()
     }
 
+    /// The pods that there is a link to.
+    pub(super) fn pods(&self) -> Vec<PodAddr> {
+        self.state.read().by_pod.keys().cloned().collect()
+    }
+
     /// Who dialed the only stream that there is, those that are being closed included.
     #[cfg(test)]
     pub(super) fn only_dialer(&self) -> Option<Dialer> {

@@ -79,6 +79,8 @@ pub const UDP_DROPS: &str = "relay_udp_drops";
 
 /// Other pods that there is a stream to.
 pub const CLUSTER_STREAMS: &str = "relay_cluster_streams";
+/// 1 for each other pod that there is a stream to, by `peer_pod`.
+pub const CLUSTER_STREAM_UP: &str = "relay_cluster_stream_up";
 /// Streams from or to pods that were refused, by `reason`.
 pub const CLUSTER_HELLO_REJECTS: &str = "relay_cluster_hello_rejects";
 /// PINGs sent to other pods.
@@ -110,6 +112,8 @@ pub const STAGE: &str = "stage";
 pub const SIGNAL: &str = "signal";
 /// Label: `local` or `cluster`.
 pub const SCOPE: &str = "scope";
+/// Label: the address that another pod announces. (Prometheus gives `pod` to who is asked.)
+pub const PEER_POD: &str = "peer_pod";
 /// Label: the version of the program.
 pub const VERSION: &str = "version";
 

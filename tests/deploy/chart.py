@@ -98,6 +98,7 @@ check(container["securityContext"]["readOnlyRootFilesystem"] is True, "the root 
 check(container["securityContext"]["capabilities"]["drop"] == ["ALL"], "capabilities are left")
 check(pod["securityContext"]["runAsNonRoot"] is True, "it may run as root")
 check(pod["automountServiceAccountToken"] is False, "it holds a token of the Kubernetes API")
+check(pod["terminationGracePeriodSeconds"] == 35, f"the grace period of one pod: {pod['terminationGracePeriodSeconds']}")
 check(container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}, "liveness")
 check(container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}, "readiness")
 
@@ -111,7 +112,11 @@ check(env["TRUNKLINE_CLUSTER_HEADLESS"] == "r-trunkline-internal", "the name tha
 pod_ip = next(one for one in container["env"] if one["name"] == "POD_IP")
 check(pod_ip["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP", "POD_IP")
 drain = sum(int(env[name].rstrip("s")) for name in ("TRUNKLINE_DRAIN_DELAY", "TRUNKLINE_DRAIN_WINDOW"))
-check(pod["terminationGracePeriodSeconds"] >= drain + 10, "the grace period ends before the drain")
+check(pod["terminationGracePeriodSeconds"] == drain + 30, "the grace period is not the drain and the 30 s of a shutdown")
+for delay, window in [(0, 0), (2, 10), (10, 15)]:
+    longest = objects(three_pods, f"drain.delaySeconds={delay}", f"drain.windowSeconds={window}")["Deployment", "r-trunkline"]
+    grace = longest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    check(grace == max(35, delay + window + 30), f"grace period of {grace} s for a drain of {delay} s and {window} s")
 headless = found["Service", "r-trunkline-internal"]["spec"]
 check(headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"] is True, "the headless Service")
 service = found["Service", "r-trunkline"]["spec"]

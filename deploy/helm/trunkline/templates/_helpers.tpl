@@ -76,7 +76,7 @@ true
 
 {{- define "trunkline.gracePeriod" -}}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
-{{- add (include "trunkline.drainSeconds" . | int) 30 -}}
+{{- max (add (include "trunkline.drainSeconds" . | int) 30) 35 -}}
 {{- else -}}
 {{- int .Values.terminationGracePeriodSeconds -}}
 {{- end -}}

@@ -62,7 +62,12 @@ impl Owners {
             State::Here => newer_if(!is_stock(seqno) && is_newer()),
             // Its pod is lost.
             State::There if known.epoch != self.pods.epoch(known.pod) => Verdict::Newer,
-            State::There if is_stock(seqno) || is_stock(known.seqno) => Verdict::Newer,
+            // It answers what was asked before one of ours told that the peer came to it.
+            State::There if is_stock(seqno) && !is_stock(known.seqno) => {
+                let age = u64::from((self.now() as u32).wrapping_sub(known.stamp));
+                newer_if(age >= RIVALS_ANSWER_WITHIN)
+            }
+            State::There if is_stock(known.seqno) => Verdict::Newer,
             State::There => newer_if(is_newer()),
         }
     }

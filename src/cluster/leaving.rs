@@ -126,6 +126,9 @@ impl Owners {
             );
             return;
         }
+        if self.rivals_answer(&mut shard, peer, now) {
+            return;
+        }
         shard.owners.remove(peer);
         shard.changed();
         drop(shard);

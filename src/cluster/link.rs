@@ -250,6 +250,9 @@ impl fmt::Debug for Link {
             .field("dialer", &self.dialer)
             .field("is_ours", &self.is_ours())
             .field("carries_peers", &self.carries_peers())
+            .field("is_up", &self.is_up())
+            .field("is_retired", &self.is_retired())
+            .field("is_parked", &self.is_parked())
             .finish_non_exhaustive()
     }
 }

@@ -13,6 +13,8 @@ use trunkline::proto::peer::{self, Message, MessageType};
 use trunkline::transport::RemoteAddr;
 use trunkline::transport::memory::{self, MemoryPeer};
 
+use super::support::stock_pod::StockPod;
+
 /// The ID of a peer by its number.
 pub(crate) fn id(number: u8) -> PeerId {
     PeerId::from_name(&[b'p', number])
@@ -186,6 +188,51 @@ impl Connection {
             sends,
             watching: BTreeSet::new(),
         })
+    }
+
+    /// Connects to a stock pod, which tells its peers nothing: what they subscribe to is lost on it.
+    pub(crate) fn to_stock(
+        pod: &Arc<StockPod>,
+        peer: u8,
+        number: u32,
+        (place, life): (usize, u32),
+        witness: &Arc<Mutex<Witness>>,
+    ) -> Self {
+        let name = format!("p{}", char::from(peer));
+        let mut received = pod.attach(&name);
+        witness.lock().pods.insert(number, life);
+        let (sends, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
+        let (pod, witness) = (Arc::downgrade(pod), Arc::clone(witness));
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    biased;
+                    message = received.next() => match message {
+                        Some(message) => {
+                            witness.lock().see(peer, number, &message);
+                            continue;
+                        }
+                        None => return,
+                    },
+                    message = queue.recv() => message,
+                };
+                // The pod may be gone.
+                let Some(pod) = pod.upgrade() else { return };
+                let Some(message) = message else {
+                    return pod.detach(&received.id);
+                };
+                if let Ok(Message::Transport { peer: to, payload }) = peer::parse(&message) {
+                    pod.send(&received.id, &to, payload).await;
+                }
+            }
+        });
+        Self {
+            peer,
+            number,
+            pod: place,
+            sends,
+            watching: BTreeSet::new(),
+        }
     }
 
     /// Whether the relay has not ended it.

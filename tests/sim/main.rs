@@ -1,14 +1,18 @@
 //! A simulation of whole clusters: pods and peers on a paused clock and a network in memory, with random schedules of connections, moves,
-//! kills, breaks and partitions, each from one seed.
+//! kills, breaks and partitions, each from one seed. In some of them one of the pods is a stock pod, and what can hold with it does.
 //!
 //! A seed that fails is printed with its story; `TRUNKLINE_SIM_SEED=N cargo test --test sim` runs it alone, and
 //! `TRUNKLINE_SIM_SEEDS=N` runs as many as that, from that one on.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod client;
 mod net;
 mod pod;
+mod stock;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

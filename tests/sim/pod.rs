@@ -22,7 +22,7 @@ use trunkline::time::Clock;
 use super::net::{Incoming, Net};
 
 /// 2027-01-15: what the pods' clocks begin with.
-const TODAY: u64 = 1_800_000_000;
+pub(crate) const TODAY: u64 = 1_800_000_000;
 
 /// The address of the pod at a place. The order of addresses as text is not that of the places.
 pub(crate) fn address(place: usize) -> SocketAddr {

@@ -13,10 +13,14 @@ use tokio::time::{Instant, sleep};
 use super::client::{Connection, Note, Witness};
 use super::net::Net;
 use super::pod::{Pod, address};
+use super::stock::Stock;
 
 /// How long after the last event everything must have come right, in virtual time: the longest is a stream that is cut off in silence (16 s), the pauses
 /// between two dials after that (10 s), and a lost pod's peers, which are held for 5 s.
 const QUIET: Duration = Duration::from_secs(45);
+
+/// The same with a stock pod, which announces nothing: it is asked for watched peers every 30 s at the least.
+const QUIET_WITH_STOCK: Duration = Duration::from_secs(90);
 
 /// How many of each there are at most.
 const PODS: std::ops::RangeInclusive<usize> = 2..=4;
@@ -26,8 +30,11 @@ const EVENTS: std::ops::RangeInclusive<usize> = 8..=30;
 pub(crate) struct World {
     random: SmallRng,
     net: Net,
-    /// By place; None: nobody is there.
+    /// By place; None: nobody is there, or the stock pod.
     pods: Vec<Option<Pod>>,
+    /// The place of the stock pod, if there is one in this world.
+    stock_place: Option<usize>,
+    stock: Option<Stock>,
     /// How many pods were ever started.
     lives: u32,
     peers: u8,
@@ -64,6 +71,8 @@ impl World {
         let count = random.random_range(PODS);
         let mut world = Self {
             pods: (0..count).map(|_| None).collect(),
+            stock_place: random.random_bool(0.4).then_some(count - 1),
+            stock: None,
             lives: 0,
             peers: random.random_range(PEERS),
             connections: Vec::new(),
@@ -95,7 +104,8 @@ impl World {
     }
 
     fn list(&self) {
-        let there = self.pods.iter().flatten().map(|pod| pod.address);
+        let ours = self.pods.iter().flatten().map(|pod| pod.address);
+        let there = ours.chain(self.stock.iter().map(|stock| stock.address));
         *self.listed.lock() = there.collect();
     }
 
@@ -106,6 +116,14 @@ impl World {
         for other in 0..self.pods.len() {
             self.cut(place, other, false);
             self.cut(other, place, false);
+        }
+        if self.stock_place == Some(place) {
+            self.stock = Some(Stock::start(&self.net, place, self.lives, self.start));
+            self.list();
+            return self.tell(&format!(
+                "pod {place} starts as life {}, a stock pod",
+                self.lives
+            ));
         }
         let pod = Pod::start(
             &self.net,
@@ -127,9 +145,9 @@ impl World {
 
     /// A process that is killed: its machine says so to those who ask, or it does not.
     async fn kill(&mut self, place: usize, silently: bool) {
-        let Some(pod) = self.pods[place].take() else {
+        if !self.is_there(place) {
             return;
-        };
+        }
         self.tell(&format!("pod {place} is killed, silently: {silently}"));
         self.net.unlisten(address(place));
         if !silently {
@@ -145,7 +163,23 @@ impl World {
             self.list();
         }
         // Nobody hears what it says at its end.
-        pod.end().await;
+        self.end_pod(place).await;
+    }
+
+    fn is_there(&self, place: usize) -> bool {
+        if self.stock_place == Some(place) {
+            self.stock.is_some()
+        } else {
+            self.pods[place].is_some()
+        }
+    }
+
+    async fn end_pod(&mut self, place: usize) {
+        if self.stock_place == Some(place) {
+            self.stock = None;
+        } else if let Some(pod) = self.pods[place].take() {
+            pod.end().await;
+        }
     }
 
     async fn drain(&mut self, place: usize) {
@@ -162,6 +196,16 @@ impl World {
     }
 
     async fn connect(&mut self, peer: u8, place: usize) {
+        // Stock pods and ours end no connections for each other: the client does.
+        let stock = self.stock_place;
+        if self.is_there(place) {
+            let is_left = |at: usize| stock == Some(place) || stock == Some(at);
+            self.connections
+                .retain(|of| of.peer != peer || !is_left(of.pod));
+        }
+        if stock == Some(place) {
+            return self.connect_to_stock(peer, place);
+        }
         let Some(pod) = &self.pods[place] else { return };
         self.opened += 1;
         let number = self.opened;
@@ -172,6 +216,15 @@ impl World {
             connection.is_some()
         ));
         self.connections.extend(connection);
+    }
+
+    fn connect_to_stock(&mut self, peer: u8, place: usize) {
+        let Some(stock) = &self.stock else { return };
+        self.opened += 1;
+        let (number, life) = (self.opened, (place, stock.life));
+        let connection = Connection::to_stock(&stock.pod, peer, number, life, &self.witness);
+        self.tell(&format!("p{peer} connects to the stock pod as c{number}"));
+        self.connections.push(connection);
     }
 
     fn a_place(&mut self) -> usize {
@@ -283,7 +336,7 @@ impl World {
             }
             94 => self.drain(one).await,
             _ => {
-                if self.pods[one].is_none() {
+                if !self.is_there(one) {
                     self.start_pod(one);
                 }
             }
@@ -294,14 +347,19 @@ impl World {
     async fn settle(&mut self) {
         for one in 0..self.pods.len() {
             for other in 0..self.pods.len() {
-                if self.pods[one].is_some() && self.pods[other].is_some() {
+                if self.is_there(one) && self.is_there(other) {
                     self.cut(one, other, false);
                 }
             }
         }
         self.list();
         self.tell("calm");
-        sleep(QUIET).await;
+        sleep(if self.stock_place.is_some() {
+            QUIET_WITH_STOCK
+        } else {
+            QUIET
+        })
+        .await;
         self.connections.retain(Connection::is_alive);
         self.calms += 1;
         self.witness.lock().calm = self.calms;
@@ -320,12 +378,18 @@ impl World {
         }
         let living = self.pods.iter().flatten().count();
         let streams = self.net.streams();
-        if streams != living * living.saturating_sub(1) / 2 {
-            self.wrong(format!("{living} pods have {streams} streams"));
+        let with_stock = if self.stock.is_some() { living } else { 0 };
+        if streams != living * living.saturating_sub(1) / 2 + with_stock {
+            self.wrong(format!(
+                "{living} pods have {streams} streams, {with_stock} of them with a stock pod"
+            ));
         }
         {
             let notices = self.witness.lock().notices.clone();
             for connection in &self.connections {
+                if self.stock_place == Some(connection.pod) {
+                    continue;
+                }
                 for watched in &connection.watching {
                     let is_online = place_of.contains_key(watched);
                     let told = notices.get(&(connection.number, *watched)).copied();
@@ -343,8 +407,12 @@ impl World {
             for to in 0..self.peers {
                 let peer = self.connections[from].peer;
                 if to != peer && place_of.contains_key(&to) {
-                    for _ in 0..5 {
+                    for nth in 0..5 {
                         self.send(from, to);
+                        // What a stock pod has remembered may lead astray, once.
+                        if nth < 4 && self.stock_place == Some(self.connections[from].pod) {
+                            continue;
+                        }
                         expected.push((peer, to, self.numbers[&peer]));
                     }
                 }
@@ -378,10 +446,8 @@ impl World {
         self.connections.clear();
         sleep(Duration::from_secs(10)).await;
         for place in 0..self.pods.len() {
-            if let Some(pod) = self.pods[place].take() {
-                pod.end().await;
-                self.net.unlisten(address(place));
-            }
+            self.end_pod(place).await;
+            self.net.unlisten(address(place));
         }
         sleep(Duration::from_secs(60)).await;
         let streams = self.net.streams();

@@ -11,16 +11,16 @@
 //!   ignores them and every type that it does not know.
 //! - It closes a stream on a known type of the wrong size.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use parking_lot::Mutex;
 use sha2::Sha256;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -95,6 +95,11 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, V
     Some((head[0], payload))
 }
 
+/// What it speaks over.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for S {}
+
 /// What became of a message that a peer of this pod sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -115,8 +120,8 @@ struct Owner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Writers by announced address, each with the number of its stream.
-    streams: HashMap<String, (u64, mpsc::UnboundedSender<Vec<u8>>)>,
+    /// Writers by announced address, each with the number of its stream; in order, so that a simulation takes the same course each time.
+    streams: BTreeMap<String, (u64, mpsc::UnboundedSender<Vec<u8>>)>,
     opened: u64,
     peers: HashMap<PeerId, mpsc::UnboundedSender<Vec<u8>>>,
     owners: HashMap<PeerId, Owner>,
@@ -130,7 +135,7 @@ struct State {
 struct Shared {
     announced: String,
     secret: String,
-    now: u64,
+    now: AtomicU64,
     answers: AtomicU32,
     state: Mutex<State>,
 }
@@ -161,6 +166,11 @@ impl StockPeer {
         (id, message[38..].to_vec())
     }
 
+    /// The next message for it as it came; none when another connection has its place, or the pod is gone.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        self.received.recv().await
+    }
+
     /// What has come and was not read yet.
     pub(crate) fn waiting(&self) -> usize {
         self.received.len()
@@ -171,26 +181,49 @@ impl StockPod {
     /// One that listens and announces `addr` (port 0: any free one), with this secret (empty: none) and clock.
     pub(crate) async fn start(addr: SocketAddr, secret: &str, now: u64) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let pod = Self {
+        let pod = Self::new(listener.local_addr().unwrap(), secret, now);
+        let (shared, tasks) = (Arc::clone(&pod.shared), Arc::downgrade(&pod.tasks));
+        pod.tasks.lock().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Some(tasks) = tasks.upgrade() else { return };
+                tasks
+                    .lock()
+                    .spawn(accepted(Arc::clone(&shared), Box::new(stream)));
+            }
+        });
+        pod
+    }
+
+    /// One that announces `addr`, and has the streams that it is given.
+    pub(crate) fn new(addr: SocketAddr, secret: &str, now: u64) -> Self {
+        Self {
             shared: Arc::new(Shared {
                 announced: addr.to_string(),
                 secret: secret.to_owned(),
-                now,
+                now: AtomicU64::new(now),
                 answers: AtomicU32::new(0),
                 state: Mutex::default(),
             }),
             addr,
             tasks: Arc::default(),
-        };
-        let (shared, tasks) = (Arc::clone(&pod.shared), Arc::downgrade(&pod.tasks));
-        pod.tasks.lock().spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let Some(tasks) = tasks.upgrade() else { return };
-                tasks.lock().spawn(accepted(Arc::clone(&shared), stream));
-            }
-        });
-        pod
+        }
+    }
+
+    /// Sets its clock.
+    pub(crate) fn set_now(&self, now: u64) {
+        self.shared.now.store(now, Ordering::Relaxed);
+    }
+
+    /// Somebody has dialed it.
+    pub(crate) fn accept(&self, stream: impl Duplex) {
+        let accepted = accepted(Arc::clone(&self.shared), Box::new(stream));
+        self.tasks.lock().spawn(accepted);
+    }
+
+    /// It is gone, whoever still holds this.
+    pub(crate) fn kill(&self) {
+        self.tasks.lock().abort_all();
+        self.shared.state.lock().peers.clear();
     }
 
     /// The address that it listens on and announces.
@@ -218,10 +251,11 @@ impl StockPod {
     /// Takes a dialed stream into use. It never learns who answered: the address that was dialed is the other's name.
     fn greet(&self, to: SocketAddr, stream: TcpStream) {
         let pod = to.to_string();
-        let Some(stream) = Stream::open(&self.shared, pod, stream) else {
+        let Some(stream) = Stream::open(&self.shared, pod, Box::new(stream)) else {
             return;
         };
-        let hello = hello(&self.shared.announced, self.shared.now, &self.shared.secret);
+        let now = self.shared.now.load(Ordering::Relaxed);
+        let hello = hello(&self.shared.announced, now, &self.shared.secret);
         let _ = stream.sender.send(frame(HELLO, &hello));
         self.tasks
             .lock()
@@ -314,11 +348,11 @@ impl StockPod {
 }
 
 /// The accepting side: a good HELLO first, or nothing.
-async fn accepted(shared: Arc<Shared>, mut stream: TcpStream) {
+async fn accepted(shared: Arc<Shared>, mut stream: Box<dyn Duplex>) {
     let Ok(Some((HELLO, payload))) = timeout(HELLO_TIMEOUT, read(&mut stream)).await else {
         return;
     };
-    let Some(pod) = verdict(&payload, shared.now, &shared.secret) else {
+    let Some(pod) = verdict(&payload, shared.now.load(Ordering::Relaxed), &shared.secret) else {
         return;
     };
     let pod = String::from_utf8_lossy(&pod).into_owned();
@@ -331,14 +365,14 @@ async fn accepted(shared: Arc<Shared>, mut stream: TcpStream) {
 struct Stream {
     pod: String,
     number: u64,
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     sender: mpsc::UnboundedSender<Vec<u8>>,
     queue: mpsc::UnboundedReceiver<Vec<u8>>,
 }
 
 impl Stream {
     /// None, and so closed, if there is one already.
-    fn open(shared: &Shared, pod: String, stream: TcpStream) -> Option<Self> {
+    fn open(shared: &Shared, pod: String, stream: Box<dyn Duplex>) -> Option<Self> {
         let mut state = shared.state.lock();
         if state.streams.contains_key(&pod) {
             return None;
@@ -359,7 +393,7 @@ impl Stream {
     /// Until it ends.
     async fn carry(self, shared: Arc<Shared>) {
         let Self { pod, mut queue, .. } = self;
-        let (mut reader, mut writer) = self.stream.into_split();
+        let (mut reader, mut writer) = tokio::io::split(self.stream);
         let write = async {
             while let Some(bytes) = queue.recv().await {
                 if writer.write_all(&bytes).await.is_err() {

@@ -315,6 +315,9 @@ fn the_package_has_what_it_should() {
         "-rw-r--r-- .* ./usr/lib/sysusers.d/trunkline.conf",
         "-rw-r--r-- .* ./etc/trunkline/trunkline.env",
         "-rw-r--r-- .* ./usr/share/doc/trunkline/README.md",
+        "-rw-r--r-- .* ./usr/share/doc/trunkline/docs/troubleshooting.md",
+        "-rw-r--r-- .* ./usr/share/doc/trunkline/docs/runbooks/TrunklinePodDown.md",
+        "-rw-r--r-- .* ./usr/share/doc/trunkline/deploy/proxies/nginx.conf",
     ] {
         let (mode, path) = file.split_once(" .* ").unwrap();
         let found = contents.lines().find(|line| line.ends_with(path));

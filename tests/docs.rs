@@ -40,6 +40,7 @@ const FLAGS_OF_OTHERS: &[&str] = &[
     "--reuse-values",
     "--rounds",
     "--set",
+    "--strip",
     "--target",
     "--test",
 ];

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "watch/metrics_page.rs"]
+mod metrics_page;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,14 +174,15 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// What a program shows, by names and labels.
-async fn shown(program: &Program, series: &mut Series) {
+/// What a program shows, by names and labels, and for the page that lists all metrics.
+async fn shown(program: &Program, series: &mut Series, page: &mut metrics_page::Shown) {
     let get = "GET /metrics HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
     let answer = request(program.metrics(), get).await.unwrap();
     assert!(
         !answer.text().contains(" # {"),
         "no exemplars unless asked for"
     );
+    page.read(&answer.text());
     for line in answer.text().lines().filter(|line| !line.starts_with('#')) {
         let (sample, _) = line.rsplit_once(' ').unwrap();
         let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
@@ -201,7 +204,7 @@ async fn each_metric_of_dashboard_rules_and_pages_exists() {
         fs::create_dir_all(&own).unwrap();
         own
     };
-    let mut series = Series::new();
+    let (mut series, mut page) = (Series::new(), metrics_page::Shown::default());
     let plain = [&USUAL[..], &["--enable-stun", "--stun-ports=0"]].concat();
     // Nobody is there, and nobody need be.
     let nobody = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
@@ -212,29 +215,31 @@ async fn each_metric_of_dashboard_rules_and_pages_exists() {
         .unwrap();
     client.send(&peer("a"), b"to myself").await.unwrap();
     client.recv().await;
-    shown(&plain, &mut series).await;
+    shown(&plain, &mut series, &mut page).await;
     let files = [
         format!("--tls-cert-file={}", cert.display()),
         format!("--tls-key-file={}", key.display()),
     ];
     let tls = [&USUAL[..], &[&files[0], &files[1]]].concat();
-    shown(&Program::start(&own("tls"), &tls).await, &mut series).await;
+    let tls = Program::start(&own("tls"), &tls).await;
+    shown(&tls, &mut series, &mut page).await;
     // It comes after a minute of failed probes: tests/quic.rs waits for it.
     series.entry("relay_quic_reachable".to_owned()).or_default();
+    page.read(
+        "# HELP relay_quic_reachable Whether the relay reaches itself with QUIC at the address of --probe-quic-via.\n\
+         # TYPE relay_quic_reachable gauge\n",
+    );
     let data = format!("--letsencrypt-data-dir={}", own("data").display());
     let acme = [
         &USUAL[..],
         &["--letsencrypt-domains=relay.example.com", &data],
         &["--acme-directory-url=https://127.0.0.1:9/directory"],
     ];
-    shown(
-        &Program::start(&own("acme"), &acme.concat()).await,
-        &mut series,
-    )
-    .await;
-
+    let acme = Program::start(&own("acme"), &acme.concat()).await;
+    shown(&acme, &mut series, &mut page).await;
     let (one, _other) = two_pods(&own("one"), &own("other"), &[]).await;
-    shown(&one, &mut series).await;
+    shown(&one, &mut series, &mut page).await;
+    page.compare();
 
     let mut wanted = Series::new();
     let dashboard = serde_json::from_str(&read("deploy/grafana/trunkline.json")).unwrap();

@@ -440,7 +440,24 @@ impl Server {
             stun.spawn(stun::serve(socket, relay.instruments().clone()));
         }
         let protocol = self.proxy_protocol;
-        let peers = listener::serve(self.peers, &relay, tls, protocol, stop_peers.watch());
+        // On the runtime's workers, where its connections start without waking another thread. A set of its own, so that it is
+        // dropped with this future.
+        let mut accepting = JoinSet::new();
+        let stop_accepting = stop_peers.watch();
+        accepting.spawn(listener::serve(
+            self.peers,
+            relay.clone(),
+            tls,
+            protocol,
+            stop_accepting,
+        ));
+        let peers = async {
+            if let Some(Err(error)) = accepting.join_next().await
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        };
         let (all_closed, closed) = oneshot::channel::<()>();
         let quic = async {
             if let Some(quic) = self.quic {

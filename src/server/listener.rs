@@ -40,7 +40,7 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts peers until the drain starts, then closes the listener.
 pub(super) async fn serve(
     listener: TcpListener,
-    relay: &Relay,
+    relay: Relay,
     tls: Option<TlsLayer>,
     proxy_protocol: ProxyProtocol,
     mut stop: Watch,

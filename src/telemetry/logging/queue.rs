@@ -14,6 +14,9 @@ use super::sink::{self, Sink};
 
 /// The most that waits to be written, in bytes: some 5,000 lines, a burst that a busy disk delays by a second.
 const QUEUE_MAX: usize = 1 << 20;
+/// How long the writer waits for more lines once there is one: a line alone costs a wake-up and a write, and in a burst each would be
+/// alone.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for a destination that does not take what is left.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -132,6 +135,9 @@ impl Shared {
             let mut state = self.state.lock();
             self.wake
                 .wait_while(&mut state, |state| state.lines.is_empty() && !state.closing);
+            // Who logs meanwhile wakes nobody.
+            self.wake
+                .wait_while_for(&mut state, |state| !state.closing, GATHER);
             if state.lines.is_empty() {
                 state.ended = true;
                 drop(state);

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -184,44 +184,60 @@ fn a_saturated_quic_receiver_costs_a_copy_of_each_message_and_no_more() {
     let bob = PeerId::from_name(b"bob");
     let mut message = Vec::new();
     encode_transport(&bob, &[7; SIZE], &mut message).unwrap();
-    let sender = runtime.block_on(async {
+    // Together they send more than the line takes: its queue is never empty.
+    let sent = Arc::<AtomicU64>::default();
+    let going = Arc::new(AtomicBool::new(true));
+    let mut senders = Vec::new();
+    runtime.block_on(async {
         while !relay.peers().contains(&bob) {
             tokio::task::yield_now().await;
         }
-        let (sender, end) = memory::pair(64);
-        let accepting = relay.clone();
-        tokio::spawn(async move { accepting.accept(end, RemoteAddr::unknown()).await });
-        let auth = encode_auth(&PeerId::from_name(b"alice"), &[0; 43]).unwrap();
-        assert!(sender.send(auth).await);
-        sender
+        for number in 0..8_u8 {
+            let (sender, end) = memory::pair(64);
+            let accepting = relay.clone();
+            tokio::spawn(async move { accepting.accept(end, RemoteAddr::unknown()).await });
+            let auth = encode_auth(&PeerId::from_name(&[number]), &[0; 43]).unwrap();
+            assert!(sender.send(auth).await);
+            let (message, sent, going) = (message.clone(), Arc::clone(&sent), Arc::clone(&going));
+            senders.push(tokio::spawn(async move {
+                while going.load(Ordering::Relaxed) {
+                    assert!(sender.send(message.clone()).await);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                sender
+            }));
+        }
     });
     let delivered = || relay.counters().sent_count(MessageType::Transport);
+    // Until so many more are delivered; how many were sent meanwhile.
     let flood = |count: u64| {
-        let mut sent = 0_u64;
+        let before = sent.load(Ordering::Relaxed);
+        let goal = delivered() + count;
         runtime.block_on(async {
-            let goal = delivered() + count;
             while delivered() < goal {
-                assert!(sender.send(message.clone()).await);
-                sent += 1;
+                tokio::task::yield_now().await;
             }
         });
-        sent
+        sent.load(Ordering::Relaxed) - before
     };
     flood(1000);
-    let mut sent = 0;
-    let allocated = allocation_counter::measure(|| sent = flood(DELIVERED));
+    let mut during = 0;
+    let allocated = allocation_counter::measure(|| during = flood(DELIVERED));
+    assert!(during > DELIVERED, "the line takes all that is sent");
     // The test's own copies of what it sends are none of the relay's.
-    let relayed = allocated.bytes_total - sent * message.len() as u64;
+    let relayed = allocated.bytes_total - during * message.len() as u64;
     let each = relayed / DELIVERED;
-    println!("{each} bytes allocated for each message delivered, {sent} sent");
+    println!("{each} bytes allocated for each message delivered, {during} sent");
     assert!(each < 8 * SIZE as u64, "{each} bytes for each message");
     over.store(true, Ordering::Relaxed);
     // What nobody takes any more: QUIC's buffer, the queue, and nothing that they keep alive besides.
     let stalled = allocation_counter::measure(|| {
+        let goal = sent.load(Ordering::Relaxed) + 10_000;
         runtime.block_on(async {
-            for _ in 0..5000 {
-                assert!(sender.send(message.clone()).await);
+            while sent.load(Ordering::Relaxed) < goal {
+                tokio::task::yield_now().await;
             }
+            going.store(false, Ordering::Relaxed);
         });
     });
     println!("{} bytes more are held", stalled.bytes_current);

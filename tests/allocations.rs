@@ -220,18 +220,21 @@ fn a_saturated_quic_receiver_costs_a_copy_of_each_message_and_no_more() {
         });
         sent.load(Ordering::Relaxed) - before
     };
-    flood(1000);
-    let mut during = 0;
-    let allocated = allocation_counter::measure(|| during = flood(DELIVERED));
-    assert!(during > DELIVERED, "the line takes all that is sent");
-    // The test's own copies of what it sends are none of the relay's.
-    let relayed = allocated.bytes_total - during * message.len() as u64;
-    let each = relayed / DELIVERED;
-    println!("{each} bytes allocated for each message delivered, {during} sent");
-    assert!(each < 8 * SIZE as u64, "{each} bytes for each message");
-    over.store(true, Ordering::Relaxed);
-    // What nobody takes any more: QUIC's buffer, the queue, and nothing that they keep alive besides.
-    let stalled = allocation_counter::measure(|| {
+    let held = allocation_counter::measure(|| {
+        flood(1000);
+        let mut during = 0;
+        let allocated = allocation_counter::measure(|| during = flood(DELIVERED));
+        assert!(during > DELIVERED, "the line takes all that is sent");
+        // The test's own copies of what it sends are none of the relay's.
+        let relayed = allocated.bytes_total - during * message.len() as u64;
+        let each = relayed / DELIVERED;
+        println!("{each} bytes allocated for each message delivered, {during} sent");
+        assert!(
+            each < 2 * message.len() as u64,
+            "{each} bytes for each message"
+        );
+        over.store(true, Ordering::Relaxed);
+        // What nobody takes any more: QUIC's buffer, the queue, and nothing that they keep alive besides.
         let goal = sent.load(Ordering::Relaxed) + 10_000;
         runtime.block_on(async {
             while sent.load(Ordering::Relaxed) < goal {
@@ -240,7 +243,7 @@ fn a_saturated_quic_receiver_costs_a_copy_of_each_message_and_no_more() {
             going.store(false, Ordering::Relaxed);
         });
     });
-    println!("{} bytes more are held", stalled.bytes_current);
-    assert!(stalled.bytes_current < 1024 * 1024, "{stalled:?}");
+    println!("{} bytes are held", held.bytes_current);
+    assert!(held.bytes_current < 2 * 1024 * 1024, "{held:?}");
     receiver.thread().unpark();
 }

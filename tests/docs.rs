@@ -49,6 +49,7 @@ const FLAGS_OF_OTHERS: &[&str] = &[
 const VARIABLES_OF_TESTS: &[&str] = &[
     "TRUNKLINE_SIM_SEED",
     "TRUNKLINE_SIM_SEEDS",
+    "TRUNKLINE_STORM_PEERS",
     "TRUNKLINE_WRITE_DOCS",
 ];
 

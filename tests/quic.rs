@@ -269,6 +269,9 @@ async fn a_peer_on_quic_and_a_peer_on_websocket_talk() {
     let health: serde_json::Value = serde_json::from_str(health.text()).unwrap();
     assert_eq!(health["listeners"], serde_json::json!(["ws", "quic"]));
     assert_eq!(health["peers"], serde_json::json!({"ws": 1, "quic": 1}));
+    assert_eq!(health["certificate_valid"], true);
+    // As rcgen makes them.
+    assert_eq!(health["certificate_expires"], "4096-01-01T00:00:00Z");
     assert_eq!(
         health["shares"],
         serde_json::json!({"ws": 0.5, "quic": 0.5})

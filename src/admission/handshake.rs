@@ -76,7 +76,12 @@ impl Turn {
                 Err(_) => {
                     let _waiting = Waiting::new(&turn.shared.waiting);
                     let permit = timeout_at(deadline, gate.acquire_owned()).await;
-                    permit.ok()?.ok()?
+                    let permit = permit.ok()?.ok()?;
+                    // Its turn has come with the end of those that began when it did: there is no time left to do anything with it.
+                    if Instant::now() >= deadline {
+                        return None;
+                    }
+                    permit
                 }
             };
             turn.permit = Some(permit);

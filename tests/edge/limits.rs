@@ -261,3 +261,30 @@ async fn the_limits_hold_under_a_foreign_server_that_says_where_peers_come_from(
     .await;
     assert_eq!(answer.unwrap().status, 426);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_is_refused_says_what_it_most_likely_is() {
+    for tls in [false, true] {
+        let relay = match tls {
+            false => TestRelay::with(|builder| builder.max_connections(1)),
+            true => with_tls("load", |builder| builder.max_connections(1)),
+        };
+        let _held = RawClient::tcp(relay.addr).await;
+        until("it holds the place", || relay.relay.admission().open() == 1).await;
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"))
+            .args(["load", "idle", "--peers=1", "--duration=1", "-s", "x", "-a"])
+            .arg(relay.addr.to_string())
+            .args(if tls {
+                &["--tls", "--insecure"][..]
+            } else {
+                &[]
+            })
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("at one of its limits"), "{said}");
+        assert!(said.contains("--max-connections-per-address 0"), "{said}");
+    }
+}

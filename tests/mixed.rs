@@ -189,11 +189,17 @@ async fn a_message_to_an_unknown_peer_of_a_stock_pod_waits_for_its_answer_in_ord
     ours.linked(1).await;
     let mut bob = theirs.attach("bob");
     let alice = ours.relay.memory_peer("alice").await;
-    for number in 0..50_u8 {
-        assert!(alice.end.send(transport(&bob.id, &[number])).await);
+    // All of them are held at once, or as many as the answer leaves time for.
+    let payload = |number: u32| {
+        let mut payload = vec![0; 1280];
+        payload[..4].copy_from_slice(&number.to_be_bytes());
+        payload
+    };
+    for number in 0..1_000 {
+        assert!(alice.end.send(transport(&bob.id, &payload(number))).await);
     }
-    for number in 0..50_u8 {
-        assert_eq!(bob.recv().await, (peer("alice"), vec![number]));
+    for number in 0..1_000 {
+        assert_eq!(bob.recv().await, (peer("alice"), payload(number)));
     }
     assert_eq!(theirs.seen(0x01).len(), 1, "one question for all of them");
     assert_eq!(bob.waiting(), 0);

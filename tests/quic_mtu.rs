@@ -10,10 +10,7 @@
 
 mod support;
 
-use std::fs::File;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -22,7 +19,6 @@ use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, TransportConfig};
 use rcgen::generate_simple_self_signed;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
@@ -30,6 +26,7 @@ use tokio::time::{Instant, timeout};
 use trunkline::telemetry::counters::DropReason;
 use trunkline::tls::{CertificateFiles, Certificates};
 
+use support::netns::Namespace;
 use support::{TestRelay, auth_message, peer, transport};
 
 const NAME: &str = "relay.example.com";
@@ -37,92 +34,50 @@ const NAME: &str = "relay.example.com";
 /// A transport message around a full WireGuard packet: 1280 bytes inside the tunnel, 32 of WireGuard, 38 of the relay.
 const FULL: usize = 1280 + 32 + 38;
 
-/// Runs a command; its words on failure.
-fn run(words: &str) -> Result<(), String> {
-    let mut parts = words.split_whitespace();
-    let output = Command::new(parts.next().unwrap()).args(parts).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!(
-            "{words}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
-        Err(error) => Err(format!("{words}: {error}")),
-    }
-}
-
 /// A client's, a router's and a relay's namespace in a row; the client's link carries packets of `mtu` bytes.
 struct Path {
-    names: [String; 3],
+    client: Namespace,
+    _router: Namespace,
+    relay: Namespace,
     /// Whether a round trip takes 20 ms.
     slow: bool,
 }
 
 impl Path {
     fn make(mtu: u32) -> Result<Self, String> {
-        let names = ["client", "router", "relay"]
-            .map(|role| format!("tl-{role}-{}-{mtu}", std::process::id()));
-        let mut path = Self { names, slow: true };
-        let [client, router, relay] = path.names.clone();
-        let (client, router, relay) = (&client, &router, &relay);
-        for name in &path.names {
-            run(&format!("ip netns add {name}"))?;
-            run(&format!("ip -n {name} link set lo up"))?;
-        }
+        let client = Namespace::make("client")?;
+        let router = Namespace::make("router")?;
+        let relay = Namespace::make("relay")?;
+        let mut slow = true;
         // Each link: whose ends, the names and addresses of the ends.
-        for (near, near_end, far_end, net) in [(client, "c0", "r0", 1), (relay, "s0", "r1", 2)] {
-            run(&format!(
-                "ip link add {near_end} netns {near} type veth peer name {far_end} netns {router}"
-            ))?;
-            for (name, end, host) in [(near, near_end, 2), (router, far_end, 1)] {
-                run(&format!(
-                    "ip -n {name} addr add 10.99.{net}.{host}/24 dev {end}"
-                ))?;
-                run(&format!("ip -n {name} link set {end} up"))?;
+        for (near, near_end, far_end, net) in [(&client, "c0", "r0", 1), (&relay, "s0", "r1", 2)] {
+            near.cable(near_end, &router, far_end)?;
+            for (namespace, end, host) in [(near, near_end, 2), (&router, far_end, 1)] {
+                namespace.ip(&format!("addr add 10.99.{net}.{host}/24 dev {end}"))?;
+                namespace.ip(&format!("link set dev {end} up"))?;
                 // 10 ms each way, 5 on each link.
-                let delay = format!("tc -n {name} qdisc add dev {end} root netem delay 5ms");
-                path.slow &= run(&delay).is_ok();
+                slow &= namespace
+                    .tc(&format!("qdisc add dev {end} root netem delay 5ms"))
+                    .is_ok();
             }
-            run(&format!("ip -n {near} route add default via 10.99.{net}.1"))?;
+            near.ip(&format!("route add default via 10.99.{net}.1"))?;
         }
-        run(&format!(
-            "ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"
-        ))?;
+        let forward = router
+            .command("sysctl")
+            .args(["-qw", "net.ipv4.ip_forward=1"])
+            .status();
+        if !forward.is_ok_and(|status| status.success()) {
+            return Err("sysctl does not switch forwarding on".to_owned());
+        }
         // The ends know nothing of it: they see Ethernet.
-        run(&format!("ip -n {router} link set r0 mtu {mtu}"))?;
-        Ok(path)
-    }
-
-    /// Runs `work` on a thread of its own within one of the namespaces.
-    fn within<T: Send>(&self, index: usize, work: impl AsyncFnOnce() -> T + Send) -> T {
-        let name = &self.names[index];
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    enter(name);
-                    tokio::runtime::Builder::new_current_thread()
-                        .enable_all()
-                        .build()
-                        .unwrap()
-                        .block_on(work())
-                })
-                .join()
-                .unwrap()
+        router.ip(&format!("link set dev r0 mtu {mtu}"))?;
+        Ok(Self {
+            client,
+            _router: router,
+            relay,
+            slow,
         })
     }
-}
-
-impl Drop for Path {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _absent = run(&format!("ip netns del {name}"));
-        }
-    }
-}
-
-fn enter(name: &str) {
-    let namespace = File::open(format!("/run/netns/{name}")).unwrap();
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
 }
 
 /// A certificate as large as a chain from a public authority: its flight takes several datagrams.
@@ -258,7 +213,7 @@ fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
     let (stop, stopped) = oneshot::channel::<()>();
     std::thread::scope(|scope| {
         let relay = scope.spawn(|| {
-            path.within(2, async || {
+            path.relay.within(async || {
                 let relay = TestRelay::served(
                     |relay| relay.tls(true),
                     |server| {
@@ -275,7 +230,7 @@ fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
             })
         });
         let addr = told.recv().unwrap();
-        let found = path.within(0, async || client(addr, der).await);
+        let found = path.client.within(async || client(addr, der).await);
         stop.send(()).unwrap();
         (found, relay.join().unwrap())
     })

@@ -17,6 +17,8 @@ pub(crate) mod dns;
 mod frames;
 mod http;
 mod metrics;
+#[cfg(target_os = "linux")]
+pub(crate) mod netns;
 mod process;
 mod relay;
 pub(crate) mod stock_pod;

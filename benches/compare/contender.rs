@@ -133,7 +133,7 @@ pub(crate) fn run(
     let log = scratch.0.join("log");
     let (mut running, target) = start(contender, &scratch.0, &log, pinned)?;
     let mut settings = Settings::new(case.load, target);
-    settings.pid = Some(running.0.id());
+    settings.pids = vec![running.0.id()];
     case.apply(&mut settings, conditions.seconds);
     let outcome = thread::scope(|scope| {
         if case.crowd > 0 {

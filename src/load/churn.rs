@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Lets `concurrency` workers connect and close for the duration, one peer after another each. A failure ends the load.
 pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, LoadError> {
-    let meter = Meter::new(settings.pid)?;
+    let meter = Meter::new(&settings.pids)?;
     let next = Rc::new(Cell::new(0_u64));
     work(settings, path, &next, settings.warmup, "warm-up").await?;
     sleep(SETTLE).await;

@@ -101,7 +101,11 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
             .get_one::<usize>("concurrency")
             .copied()
             .unwrap_or(defaults.concurrency),
-        pid: matches.get_one::<u32>("pid").copied(),
+        pids: matches
+            .get_many::<u32>("pid")
+            .unwrap_or_default()
+            .copied()
+            .collect(),
         source_addresses: *matches
             .get_one::<u32>("source-addresses")
             .expect("has a default"),
@@ -230,8 +234,9 @@ pub fn command() -> Command {
             Arg::new("pid")
                 .long("pid")
                 .value_name("PID")
+                .action(ArgAction::Append)
                 .value_parser(value_parser!(u32))
-                .help("The relay's process on this machine: reports its CPU time and memory"),
+                .help("The relay's process on this machine: reports its CPU time and memory; several, one for each pod, are added up"),
         )
         .arg(
             Arg::new("source-addresses")

@@ -135,7 +135,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
         }
     }
 
-    let meter = Meter::new(settings.pid)?;
+    let meter = Meter::new(&settings.pids)?;
     let mut progress = Progress::new(settings.progress);
     watch(&run, settings.warmup, "warm-up", &mut progress).await;
     run.recording.set(true);

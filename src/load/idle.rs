@@ -56,7 +56,7 @@ pub(super) async fn stay(mut peer: Peer, shared: Rc<Shared>, crowd: Rc<Crowd>) {
 
 /// Connects the peers, lets them settle for the warm-up (a second at least), and watches the relay for the duration.
 pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, LoadError> {
-    let meter = Meter::new(settings.pid)?;
+    let meter = Meter::new(&settings.pids)?;
     let before = meter.relay()?;
     let start = Instant::now();
     let connecting = Rc::clone(path);

@@ -46,24 +46,29 @@ pub(super) struct Measured {
 }
 
 /// Reads the accounts of the relay, if known, and of this process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Meter {
-    relay: Option<Process>,
+    /// Its pods.
+    relay: Vec<Process>,
     own: Process,
 }
 
 impl Meter {
-    /// For the relay with this process ID.
-    pub(super) fn new(pid: Option<u32>) -> Result<Self, LoadError> {
+    /// For the relay with these process IDs.
+    pub(super) fn new(pids: &[u32]) -> Result<Self, LoadError> {
         Ok(Self {
-            relay: pid.map(Process::new).transpose()?,
+            relay: pids
+                .iter()
+                .map(|&pid| Process::new(pid))
+                .collect::<Result<_, _>>()?,
             own: Process::own(),
         })
     }
 
-    /// The relay's account now.
+    /// The relay's account now, that of all its pods added up.
     pub(super) fn relay(&self) -> Result<Option<Account>, LoadError> {
-        self.relay.map(|relay| relay.account()).transpose()
+        let accounts = self.relay.iter().map(Process::account);
+        accounts.reduce(|sum, pod| Ok(sum?.plus(&pod?))).transpose()
     }
 
     /// This process's account now.
@@ -78,7 +83,7 @@ pub(super) async fn measure(
     shared: &Shared,
     tallies: &[Rc<Tally>],
 ) -> Result<Measured, LoadError> {
-    let meter = Meter::new(settings.pid)?;
+    let meter = Meter::new(&settings.pids)?;
     let mut watch = Watch {
         tallies,
         seen: vec![(0, 0); tallies.len()],

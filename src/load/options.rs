@@ -133,8 +133,8 @@ pub struct Settings {
     pub peers: usize,
     /// Connections being made at the same time (`churn`: 1 is one after another; others: while setting up).
     pub concurrency: usize,
-    /// The relay's process, if it runs on this machine.
-    pub pid: Option<u32>,
+    /// The relay's process, if it runs on this machine; of several pods, all that are to be added up.
+    pub pids: Vec<u32>,
     /// Loopback addresses to connect from; 0 leaves it to the system.
     pub source_addresses: u32,
     /// TLS, as this says; none: plain TCP.
@@ -164,7 +164,7 @@ impl Settings {
             warmup: Duration::from_secs(1),
             peers: if load == Load::Storm { 10_000 } else { 1000 },
             concurrency: if load == Load::Churn { 1 } else { 64 },
-            pid: None,
+            pids: Vec::new(),
             source_addresses: 0,
             tls: None,
             quic: false,

@@ -24,6 +24,16 @@ pub struct Account {
 }
 
 impl Account {
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            resident: self.resident + other.resident,
+            sleeps: self.sleeps + other.sleeps,
+        }
+    }
+
     /// CPU time used between `earlier` and this reading, nanoseconds.
     pub fn cpu_since(&self, earlier: &Self) -> u64 {
         self.cpu_ns.saturating_sub(earlier.cpu_ns)

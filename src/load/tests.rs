@@ -44,7 +44,7 @@ fn short(load: Load) -> Settings {
     settings.peers = 20;
     settings.warmup = Duration::from_millis(50);
     settings.duration = Duration::from_millis(300);
-    settings.pid = Some(std::process::id());
+    settings.pids = vec![std::process::id()];
     settings
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "watch/collector.rs"]
+mod collector;
 #[path = "watch/metrics_page.rs"]
 mod metrics_page;
 mod support;
@@ -14,17 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::Span;
-use parking_lot::Mutex;
-use prost::Message as _;
+use collector::{Collector, TlsListener, attribute};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use support::{Program, RawClient, UPGRADE_REQUEST, peer, request, until};
+use tokio_rustls::TlsAcceptor;
 use trunkline::auth::{Secret, mint};
 use trunkline::client::Client;
 use trunkline::proto::peer::encode_auth;
@@ -182,7 +178,7 @@ async fn shown(program: &Program, series: &mut Series, page: &mut metrics_page::
         !answer.text().contains(" # {"),
         "no exemplars unless asked for"
     );
-    page.read(&answer.text());
+    page.read(answer.text());
     for line in answer.text().lines().filter(|line| !line.starts_with('#')) {
         let (sample, _) = line.rsplit_once(' ').unwrap();
         let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
@@ -304,7 +300,8 @@ async fn two_pods(one: &Path, other: &Path, env: &[(&str, &str)]) -> (Program, P
     // Free now, and a moment later most likely still: the pods must know each other's before they start.
     let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [first, second] = free.map(|listener| listener.local_addr().unwrap().port());
-    let peers = format!("--cluster-peers=127.0.0.1:{first},127.0.0.1:{second}");
+    // At the third nobody listens.
+    let peers = format!("--cluster-peers=127.0.0.1:{first},127.0.0.1:{second},127.0.0.1:9");
     let start = async |dir: &Path, port: u16| {
         let port = format!("--cluster-port={port}");
         let fabric = [&peers[..], &port, "--pod-ip=127.0.0.1"];
@@ -330,81 +327,6 @@ async fn two_pods(one: &Path, other: &Path, env: &[(&str, &str)]) -> (Program, P
         support::real_pause().await;
     }
     pods
-}
-
-/// A collector that keeps what it is sent.
-#[derive(Clone, Default)]
-struct Collector {
-    got: Arc<Mutex<Vec<(String, HeaderMap, Bytes)>>>,
-}
-
-impl Collector {
-    async fn start() -> (Self, SocketAddr) {
-        async fn take(
-            State(collector): State<Collector>,
-            uri: Uri,
-            headers: HeaderMap,
-            body: Bytes,
-        ) {
-            collector
-                .got
-                .lock()
-                .push((uri.path().to_owned(), headers, body));
-        }
-        let collector = Self::default();
-        let router = axum::Router::new()
-            .fallback(take)
-            .with_state(collector.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        (collector, address)
-    }
-
-    /// All spans so far, and the attributes of whose they are.
-    fn spans(&self) -> Vec<(Span, Vec<KeyValue>)> {
-        let got = self.got.lock();
-        let bodies = got.iter().filter(|(path, ..)| path == "/v1/traces");
-        let requests =
-            bodies.map(|(.., body)| ExportTraceServiceRequest::decode(&body[..]).unwrap());
-        let resources = requests.flat_map(|request| request.resource_spans);
-        resources
-            .flat_map(|of| {
-                let resource = of.resource.unwrap_or_default().attributes;
-                let spans = of.scope_spans.into_iter().flat_map(|scope| scope.spans);
-                spans
-                    .map(move |span| (span, resource.clone()))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
-    fn span(&self, name: &str) -> Option<Span> {
-        let mut spans = self.spans().into_iter();
-        spans
-            .find(|(span, _)| span.name == name)
-            .map(|(span, _)| span)
-    }
-
-    /// The names of all metrics so far.
-    fn metrics(&self) -> BTreeSet<String> {
-        let got = self.got.lock();
-        let bodies = got.iter().filter(|(path, ..)| path == "/v1/metrics");
-        let requests =
-            bodies.map(|(.., body)| ExportMetricsServiceRequest::decode(&body[..]).unwrap());
-        let scopes = requests.flat_map(|request| request.resource_metrics);
-        let scopes = scopes.flat_map(|resource| resource.scope_metrics);
-        let metrics = scopes.flat_map(|scope| scope.metrics);
-        metrics.map(|metric| metric.name).collect()
-    }
-}
-
-fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
-    let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    match found.value.clone()?.value? {
-        Value::StringValue(text) => Some(text),
-        other => Some(format!("{other:?}")),
-    }
 }
 
 #[tokio::test]
@@ -546,7 +468,7 @@ async fn lookups_and_dials_reach_a_collector() {
     ];
     let dirs = ["one", "other"].map(|name| fresh_dir(&format!("watch-otlp-{name}")));
     let (one, other) = two_pods(&dirs[0], &dirs[1], &env).await;
-    // The first pod dials the second before that is there, and then one of them the other.
+    // One of them dials the other, and both a third one in vain.
     let dial = |failed: bool| {
         let mut spans = collector.spans().into_iter().map(|(span, _)| span);
         spans.find(|span| {
@@ -589,6 +511,43 @@ async fn lookups_and_dials_reach_a_collector() {
         support::real_pause().await;
     }
     panic!("the stream to a killed pod is shown as up");
+}
+
+#[tokio::test]
+async fn an_https_collector_gets_what_it_should_if_its_authority_is_known() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://localhost:{}", tcp.local_addr().unwrap().port());
+    let tls = TlsAcceptor::from(Arc::new(config));
+    let collector = Collector::on(TlsListener { tcp, tls });
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint[..]),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+    ];
+
+    let stranger = fresh_dir("watch-otlp-stranger");
+    let stranger = Program::start_with(&stranger, &USUAL, &env).await;
+    until("it says why nothing is sent", || {
+        stranger.lines("invalid peer certificate: UnknownIssuer") == 1
+    })
+    .await;
+    assert!(collector.metrics().is_empty());
+
+    let dir = fresh_dir("watch-otlp-https");
+    let authority = dir.join("ca.pem");
+    fs::write(&authority, made.cert.pem()).unwrap();
+    let known = ("SSL_CERT_FILE", authority.to_str().unwrap());
+    let program = Program::start_with(&dir, &USUAL, &[&env[..], &[known]].concat()).await;
+    until("metrics have come", || {
+        collector.metrics().contains("relay_peers_active")
+    })
+    .await;
+    assert_eq!(program.lines("OTLP collector does not take"), 0);
 }
 
 #[tokio::test]

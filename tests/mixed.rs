@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use support::stock_pod::{Sent, StockPeer, StockPod, frame, hello, read};
-use support::{MemoryClient, NOW, PATIENCE, TestRelay, ids, payload_of, peer, transport, until};
+use support::{
+    MemoryClient, NOW, PATIENCE, TestRelay, ids, loopback, payload_of, peer, transport, until,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -56,7 +58,7 @@ struct Pod {
 
 impl Pod {
     async fn start(listed: &Listed) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), listed).await
+        Self::at(loopback(), listed).await
     }
 
     async fn at(address: SocketAddr, listed: &Listed) -> Self {
@@ -95,7 +97,7 @@ impl Pod {
 }
 
 async fn stock() -> StockPod {
-    StockPod::start("127.0.0.1:0".parse().unwrap(), SECRET, NOW).await
+    StockPod::start(loopback(), SECRET, NOW).await
 }
 
 /// The next transport message of a peer of ours, past all else.
@@ -255,11 +257,11 @@ async fn a_peer_that_moves_between_ours_and_theirs_is_followed_both_ways() {
 async fn fault_11_a_pod_that_has_not_proven_the_secret_is_told_of_nobody() {
     const PING: u8 = 0x20;
     const PONG: u8 = 0x21;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let listed = Listed::default();
     listed.set(&[address]);
-    let ours = Pod::with("127.0.0.1:0".parse().unwrap(), &listed, false).await;
+    let ours = Pod::with(loopback(), &listed, false).await;
     let alice = ours.relay.memory_peer("alice").await;
     let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     assert_eq!(read(&mut stream).await.unwrap().0, 0x00, "its HELLO");

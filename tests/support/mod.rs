@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod address;
 mod client;
 mod clock;
 pub(crate) mod dns;
@@ -23,6 +24,7 @@ mod process;
 mod relay;
 pub(crate) mod stock_pod;
 
+pub(crate) use address::loopback;
 pub(crate) use client::{RawClient, close, health_check, ids, payload_of, transport};
 pub(crate) use clock::{FrozenClock, PATIENCE, real_pause, until};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, binary, frame};

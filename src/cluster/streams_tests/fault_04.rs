@@ -62,7 +62,7 @@ async fn both_dial(one: &mut Pod, two: &mut Pod) {
 
 /// Waits until both have one stream, and the same, and use it.
 async fn agree(one: &Pod, two: &Pod) {
-    let agreed = tokio::time::timeout(Duration::from_secs(60), async {
+    let agree = async {
         loop {
             let dialers = [one, two].map(|pod| {
                 let used = pod.recorder.used.borrow().clone();
@@ -76,8 +76,11 @@ async fn agree(one: &Pod, two: &Pod) {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    });
-    if agreed.await.is_err() {
+    };
+    if tokio::time::timeout(Duration::from_secs(60), agree)
+        .await
+        .is_err()
+    {
         let used = [one, two].map(|pod| pod.recorder.used.borrow().clone());
         panic!("{:#?}\n{:#?}\n{used:#?}", one.streams, two.streams);
     }

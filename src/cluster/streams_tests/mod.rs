@@ -186,9 +186,9 @@ impl Pod {
         }
     }
 
-    /// On a port of its own.
+    /// On an address of its own.
     pub(super) async fn tcp(options: Options) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         Self::start(address, listener, Dial::new(tower_boxed(TcpDial)), options)
     }
@@ -253,6 +253,16 @@ impl Pod {
             .map(|metric| metric.get_counter().get_value())
             .sum()
     }
+}
+
+/// Some address of the loopback and any port: a pod is dialed as long as its test runs, and the port of one that has stopped may be
+/// given to another test.
+fn loopback() -> SocketAddr {
+    if !cfg!(target_os = "linux") {
+        return SocketAddr::from(([127, 0, 0, 1], 0));
+    }
+    let [a, b, c]: [u8; 3] = rand::random();
+    SocketAddr::from(([127, a, b, c.clamp(1, 254)], 0))
 }
 
 fn tower_boxed<S>(service: S) -> tower::util::MapErr<S, fn(S::Error) -> tower::BoxError>

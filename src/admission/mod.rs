@@ -152,7 +152,7 @@ impl fmt::Debug for Shared {
 pub struct Admission(Arc<Shared>);
 
 impl Admission {
-    pub(crate) fn new(limits: Limits, instruments: Instruments) -> Self {
+    pub(crate) fn new(limits: Limits, instruments: &Instruments) -> Self {
         instruments.expect_handshake_refusals(&Refusal::ALL.map(Refusal::reason));
         let shared = Arc::new(Shared {
             limits,

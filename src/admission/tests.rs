@@ -16,7 +16,7 @@ use crate::telemetry::counters::Counters;
 fn admission(limits: Limits) -> Admission {
     let meter = NoopMeterProvider::new().meter("test");
     let counters = Arc::<Counters>::default();
-    Admission::new(limits, Instruments::new(&meter, &counters, &["ws"]))
+    Admission::new(limits, &Instruments::new(&meter, &counters, &["ws"]))
 }
 
 fn client(ip: &str) -> RemoteAddr {

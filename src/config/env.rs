@@ -55,19 +55,19 @@ impl<'a> Lookup<'a> {
     /// The value that counts for the flag `name`: its own, else that of the first variable that is set and not
     /// empty. Charts set empty variables for what they have no value for.
     pub(super) fn find(&self, name: &'static str, also_env: &[&str]) -> Option<Given> {
-        self.from_flag(name)
-            .or_else(|| self.from_variables(name, also_env).next())
+        self.flag(name)
+            .or_else(|| self.variables(name, also_env).next())
     }
 
     /// The values that somebody gave, too, and that do not count.
     pub(super) fn overridden(&self, name: &'static str, also_env: &[&str]) -> Vec<Given> {
-        let flag = self.from_flag(name).is_some();
-        self.from_variables(name, also_env)
+        let flag = self.flag(name).is_some();
+        self.variables(name, also_env)
             .skip(usize::from(!flag))
             .collect()
     }
 
-    fn from_flag(&self, name: &'static str) -> Option<Given> {
+    fn flag(&self, name: &'static str) -> Option<Given> {
         if self.matches.value_source(name) == Some(ValueSource::CommandLine) {
             // Only of a list there is more than one.
             let values = self.matches.get_many::<OsString>(name);
@@ -80,7 +80,7 @@ impl<'a> Lookup<'a> {
         None
     }
 
-    fn from_variables(&self, name: &str, also_env: &[&str]) -> impl Iterator<Item = Given> {
+    fn variables(&self, name: &str, also_env: &[&str]) -> impl Iterator<Item = Given> {
         variables(name)
             .into_iter()
             .chain(also_env.iter().map(|&name| name.to_owned()))

@@ -278,7 +278,7 @@ impl RelayBuilder {
         });
         instruments::observe_gauges(&meter, &shared);
         Ok(Relay {
-            admission: Admission::new(self.limits, shared.instruments.clone()),
+            admission: Admission::new(self.limits, &shared.instruments),
             shared,
             instance_url: Arc::new(instance_url),
             path: self.path.into(),

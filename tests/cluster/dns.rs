@@ -146,6 +146,10 @@ async fn pods_that_were_found_are_dialed_again_while_dns_fails() {
     let first = Local::start(&dns, one, NAME).await;
     let mut alice = first.relay.memory_peer("alice").await;
     let mut second = Local::start(&dns, two, NAME).await;
+    // A stream to it may be one that it dialed.
+    let mut found = first.cluster.discovered();
+    let knows_it = found.wait_for(|found| found.pods.contains(&two));
+    timeout(PATIENCE, knows_it).await.expect("found").unwrap();
     for mood in [Mood::Failing, Mood::Silent] {
         first.linked(1).await;
         dns.set_mood(mood);

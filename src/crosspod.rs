@@ -43,6 +43,12 @@ pub trait CrossPod: Send + Sync {
     /// Takes one message; answers at once and never waits.
     fn forward(&mut self, message: Forward<'_>) -> Forwarded;
 
+    /// As [`forward`](Self::forward), if the way is known without a look-up: messages for the same peer went it before, and nothing has
+    /// changed since, not even that the peer has come to this pod. None: nothing was done.
+    fn forward_again(&mut self, _message: Forward<'_>) -> Option<Forwarded> {
+        None
+    }
+
     /// The end of a batch: what was taken may go out now.
     fn flush(&mut self) {}
 

@@ -23,6 +23,10 @@ use crate::stack::drain::Watch;
 /// How long a stream that has ended, or is to end, may take to write what is queued.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 
+/// After how many full reads in a row a stream that always has more lets others go first: each such turn costs a look at all sockets
+/// and wakes another worker.
+const FULL_READS: u32 = 4;
+
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -105,6 +109,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
         let mut pinger = Pinger::new(Instant::now());
         let mut timer = std::pin::pin!(sleep_until(pinger.next()));
         let mut writer_is_done = false;
+        let mut full_reads = 0;
         loop {
             tokio::select! {
                 biased;
@@ -148,7 +153,13 @@ impl<R: AsyncRead + Unpin> Session<R> {
             if pinger.next() < timer.deadline() {
                 timer.as_mut().reset(pinger.next());
             }
-            if self.reader.is_full() {
+            full_reads = if self.reader.is_full() {
+                full_reads + 1
+            } else {
+                0
+            };
+            if full_reads == FULL_READS {
+                full_reads = 0;
                 tokio::task::yield_now().await;
             }
         }

@@ -33,6 +33,10 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the relay reads on after its last word, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// After how many full reads in a row a peer that always has more lets others go first: the receivers' writers may wait for this
+/// thread. Each such turn wakes another worker in vain, or moves the peer to it.
+const FULL_READS: u32 = 4;
+
 /// The innermost service of a connection: [`Authenticated`] in, [`Closed`] out. Always ready.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerLoop(pub(crate) Arc<Shared>);
@@ -189,6 +193,7 @@ struct Loop {
 impl Loop {
     async fn relay(&mut self, reader: &mut impl MessageReader) -> CloseReason {
         let mut looked = self.shared.ticks.now();
+        let mut full_reads = 0;
         loop {
             let ended = self.batch(reader);
             self.memo.flush();
@@ -201,8 +206,9 @@ impl Loop {
             if let Some(reason) = ended {
                 return reason;
             }
-            if reader.is_full() {
-                // There is more, and the receivers' writers wait for this thread: they go first.
+            full_reads = if reader.is_full() { full_reads + 1 } else { 0 };
+            if full_reads == FULL_READS {
+                full_reads = 0;
                 yield_once().await;
             }
             // A socket that always has more would keep the clock from being looked at.
@@ -305,6 +311,16 @@ impl Loop {
         }
         let destination = peer::transport_peer(message).expect("the length was checked above");
         peer::stamp_source(message, self.member.registration.peer());
+        // A flow to another pod costs no look-up among the peers of this one.
+        if let Some(fabric) = &mut self.cross_pod
+            && !self.memo.knows(&destination)
+            && let Some(forwarded) = fabric.forward_again(Forward {
+                destination,
+                message,
+            })
+        {
+            return self.forwarded(&destination, forwarded);
+        }
         // The second turn is for a receiver that was taken over between the look-up and the push.
         for _ in 0..2 {
             let Some(receiver) = self.memo.route(&self.shared.registry, &destination) else {
@@ -329,11 +345,17 @@ impl Loop {
             debug!(relay.peer.id = %self.member.registration.peer(), relay.destination.id = %destination, "message dropped: no such peer");
             return self.tally.drop(DropReason::NoSuchPeer);
         };
-        self.unflushed = true;
-        match fabric.forward(Forward {
+        let forwarded = fabric.forward(Forward {
             destination,
             message,
-        }) {
+        });
+        self.forwarded(&destination, forwarded);
+    }
+
+    #[inline]
+    fn forwarded(&mut self, destination: &PeerId, forwarded: Forwarded) {
+        self.unflushed = true;
+        match forwarded {
             Forwarded::Sent => self.tally.forwarded += 1,
             Forwarded::Queued | Forwarded::Held => {}
             Forwarded::Dropped(reason) => {

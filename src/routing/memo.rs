@@ -25,15 +25,26 @@ impl RouteMemo {
     /// [`RouteMemo::flush`] at the end of the batch.
     #[inline]
     pub fn route(&mut self, registry: &Registry, peer: &PeerId) -> Option<&Arc<Registration>> {
-        let known = self.entries.iter().position(
-            |entry| matches!(entry, Some(known) if known.peer() == peer && known.is_current()),
-        );
-        let at = match known {
+        let at = match self.find(peer) {
             Some(at) => at,
             None => self.learn(registry, peer)?,
         };
         self.unflushed |= 1 << at;
         self.entries[at].as_ref()
+    }
+
+    /// Whether the connection of `peer` is remembered.
+    #[inline]
+    #[must_use]
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.find(peer).is_some()
+    }
+
+    #[inline]
+    fn find(&self, peer: &PeerId) -> Option<usize> {
+        self.entries.iter().position(
+            |entry| matches!(entry, Some(known) if known.peer() == peer && known.is_current()),
+        )
     }
 
     /// Flushes the outboxes of all connections that were routed to since the last call.

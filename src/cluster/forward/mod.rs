@@ -110,6 +110,14 @@ impl CrossPod for Forwarder {
         }
     }
 
+    #[inline]
+    fn forward_again(&mut self, forward: Forward<'_>) -> Option<Forwarded> {
+        let Memory { owners, routes, .. } = &self.memory;
+        // A peer that registers here changes the generation of its shard, and with it this.
+        routes.find(owners, &forward.destination)?;
+        Some(self.forward(forward))
+    }
+
     fn flush(&mut self) {
         self.memory.routes.flush();
         for result in ForwardResult::ALL {

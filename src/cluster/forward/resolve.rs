@@ -37,8 +37,9 @@ pub(super) struct Routes {
 }
 
 impl Routes {
+    /// The number of the route to a peer, if it is remembered and still good.
     #[inline]
-    fn find(&self, owners: &Owners, peer: &PeerId) -> Option<usize> {
+    pub(super) fn find(&self, owners: &Owners, peer: &PeerId) -> Option<usize> {
         self.known.iter().position(|known| {
             known.as_ref().is_some_and(|known| {
                 known.peer == *peer && owners.generation(known.shard) == known.generation

@@ -12,6 +12,10 @@ use crate::buffers::{BUFFER_LEN, Buffer};
 use crate::outbox::Outbox;
 use crate::transport::{MessageReader, ReadError};
 
+/// What one read takes: little enough to fit one slab (of the same buffers) also when it goes on to another pod, in frames whose heads are
+/// 31 bytes longer than those that clients send. Else each full read would cost a second write, of one message.
+const READ_LEN: usize = BUFFER_LEN - 2 * 1024;
+
 /// What one read brought, and how much of it has been cut up.
 #[derive(Debug)]
 struct Batch {
@@ -138,7 +142,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> MessageReader for WsReader<R> {
         let mut buffer = Buffer::take();
         let start = self.carry.len();
         let end = if self.early.is_empty() {
-            let mut space = ReadBuf::new(&mut buffer[start..]);
+            let mut space = ReadBuf::new(&mut buffer[start..READ_LEN]);
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut space))?;
             let read = space.filled().len();
             if read == 0 {
@@ -146,9 +150,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> MessageReader for WsReader<R> {
             }
             start + read
         } else {
-            let early = self
-                .early
-                .split_to(self.early.len().min(BUFFER_LEN - start));
+            let early = self.early.split_to(self.early.len().min(READ_LEN - start));
             buffer[start..start + early.len()].copy_from_slice(&early);
             if self.early.is_empty() {
                 // An empty `Bytes` may still keep its memory.
@@ -158,7 +160,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> MessageReader for WsReader<R> {
         };
         buffer[..start].copy_from_slice(&self.carry);
         self.carry.clear();
-        self.full = end == BUFFER_LEN;
+        self.full = end == READ_LEN;
         self.batch = Some(Batch {
             buffer,
             start: 0,

@@ -47,6 +47,8 @@ const FLAGS_OF_OTHERS: &[&str] = &[
 
 /// Variables that are no settings.
 const VARIABLES_OF_TESTS: &[&str] = &[
+    "TRUNKLINE_NETNS_CUT",
+    "TRUNKLINE_NETNS_PAIRS",
     "TRUNKLINE_SIM_SEED",
     "TRUNKLINE_SIM_SEEDS",
     "TRUNKLINE_STORM_PEERS",

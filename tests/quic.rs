@@ -758,7 +758,7 @@ async fn what_the_kernel_drops_is_counted() {
         metrics.sum("relay_udp_drops_total", &labels)
     };
     assert_eq!((drops("quic").await, drops("stun").await), (0, 0));
-    // The relay shares this thread, and does not run meanwhile. Its buffer is of 4 MiB at most, and each datagram takes one.
+    // The relay shares this thread, and does not run meanwhile. Its buffer takes some 8,000 of them at most.
     let flood = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     for _ in 0..20_000 {
         flood.send_to(&[0; 1200], relay.addr).unwrap();

@@ -32,9 +32,12 @@ use crate::transport::{RemoteAddr, TransportKind};
 /// that costs real clients a round trip, and a flood from forged addresses everything.
 const HANDSHAKES_UNPROVEN: usize = 256;
 
-/// What the socket's buffers should hold: a quarter of a second at 128 Mbit/s, and a burst at any rate. Linux lets a process have
-/// so much as its sysctl says.
-const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// What the socket's buffer should hold of what has come: the 6,400 messages that 50 peers have in flight (`docs/adr/0047`). Linux lets
+/// a process have so much as its sysctl says.
+const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+
+/// And of what is to leave: a quarter of a second at 128 Mbit/s.
+const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
 /// How long the last closes may take to leave.
 const CLOSE_LINGER: Duration = Duration::from_millis(500);
@@ -48,18 +51,19 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 pub(super) fn prepare(socket: UdpSocket) -> io::Result<UdpSocket> {
     let options = socket2::SockRef::from(&socket);
     // What was refused shows in what was granted.
-    let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = options.set_send_buffer_size(SOCKET_BUFFER);
-    for (what, granted, sysctl) in [
-        ("receive", options.recv_buffer_size()?, "net.core.rmem_max"),
-        ("send", options.send_buffer_size()?, "net.core.wmem_max"),
+    let _ = options.set_recv_buffer_size(RECEIVE_BUFFER);
+    let _ = options.set_send_buffer_size(SEND_BUFFER);
+    let (receive, send) = (options.recv_buffer_size()?, options.send_buffer_size()?);
+    for (what, wanted, told, sysctl) in [
+        ("receive", RECEIVE_BUFFER, receive, "net.core.rmem_max"),
+        ("send", SEND_BUFFER, send, "net.core.wmem_max"),
     ] {
-        if let Some(granted) = shortfall(granted) {
+        if let Some(granted) = shortfall(wanted, told) {
             warn!(
                 granted,
-                wanted = SOCKET_BUFFER,
+                wanted,
                 "the kernel gives QUIC's UDP socket a smaller {what} buffer than asked for, and will drop what a burst brings: \
-                 sysctl -w {sysctl}={SOCKET_BUFFER}"
+                 sysctl -w {sysctl}={wanted}"
             );
         }
     }
@@ -67,13 +71,13 @@ pub(super) fn prepare(socket: UdpSocket) -> io::Result<UdpSocket> {
 }
 
 /// The bytes that were granted, if those are too few. Linux doubles what is asked for, and counts its own heads in it.
-fn shortfall(told: usize) -> Option<usize> {
+fn shortfall(wanted: usize, told: usize) -> Option<usize> {
     let granted = if cfg!(target_os = "linux") {
         told / 2
     } else {
         told
     };
-    (granted < SOCKET_BUFFER).then_some(granted)
+    (granted < wanted).then_some(granted)
 }
 
 /// The QUIC side of the peers' listener, bound.
@@ -245,8 +249,8 @@ mod tests {
 
     #[test]
     fn too_small_a_buffer_is_told_as_what_was_granted() {
-        assert_eq!(shortfall(2 * SOCKET_BUFFER), None);
-        assert_eq!(shortfall(2 * SOCKET_BUFFER + 1), None);
-        assert_eq!(shortfall(425_984), Some(212_992));
+        assert_eq!(shortfall(SEND_BUFFER, 2 * SEND_BUFFER), None);
+        assert_eq!(shortfall(SEND_BUFFER, 2 * SEND_BUFFER + 1), None);
+        assert_eq!(shortfall(SEND_BUFFER, 425_984), Some(212_992));
     }
 }

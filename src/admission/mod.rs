@@ -227,6 +227,12 @@ impl Admission {
         Permit::new(&self.0, false)
     }
 
+    /// How many handshakes at once one address may have.
+    #[must_use]
+    pub(crate) fn handshakes_per_address(&self) -> usize {
+        self.0.limits.handshakes_per_address()
+    }
+
     /// Handshakes that go on now.
     #[must_use]
     pub fn handshakes(&self) -> usize {

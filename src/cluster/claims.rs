@@ -13,7 +13,7 @@ const STOCK_BELOW: u32 = 1_000_000_000;
 
 /// How long pods that have said that they have a peer, too, may take to say so again when the one that counts has lost it, in
 /// milliseconds.
-const RIVALS_ANSWER_WITHIN: u64 = 1_000;
+pub(super) const ANSWERS_WITHIN: u64 = 1_000;
 
 /// Whether a number is a stock pod's.
 pub(super) fn is_stock(seqno: Seqno) -> bool {
@@ -65,7 +65,7 @@ impl Owners {
             // It answers what was asked before one of ours told that the peer came to it.
             State::There if is_stock(seqno) && !is_stock(known.seqno) => {
                 let age = u64::from((self.now() as u32).wrapping_sub(known.stamp));
-                newer_if(age >= RIVALS_ANSWER_WITHIN)
+                newer_if(age >= ANSWERS_WITHIN)
             }
             State::There if is_stock(known.seqno) => Verdict::Newer,
             State::There => newer_if(is_newer()),
@@ -151,7 +151,7 @@ impl Owners {
     pub(super) fn rivals_answer(&self, shard: &mut Locked<'_>, peer: &PeerId, now: u64) -> bool {
         let are_asked = self.ask_rivals(shard, peer);
         if are_asked {
-            self.linger_for(RIVALS_ANSWER_WITHIN, shard, peer, now);
+            self.linger_for(ANSWERS_WITHIN, shard, peer, now);
         }
         are_asked
     }

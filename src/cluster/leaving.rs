@@ -1,12 +1,13 @@
 //! Peers that are gone, or that are expected to come back (cluster-protocol.md, *Leaving without a trace*).
 
-use super::claims::is_stock;
+use super::claims::{ANSWERS_WITHIN, is_stock};
+use super::lookup::ASK_BACKLOG;
 use super::owners::Owners;
 use super::pods::PodNumber;
 use super::shard::{Locked, Owner, State};
 use super::timeline::Due;
 use crate::proto::PeerId;
-use crate::proto::cluster::encode_lost;
+use crate::proto::cluster::{encode_lost, encode_who_has};
 
 /// How long it is believed that a peer of a lost or draining pod comes back, in milliseconds (cluster-protocol.md, *Leaving
 /// without a trace*).
@@ -135,11 +136,16 @@ impl Owners {
         self.place_changed(peer);
     }
 
-    /// The peers in one shard that a lost pod had and that have not been confirmed since are gone.
-    pub(super) fn sweep_pod(&self, shard: usize, pod: PodNumber) {
+    /// The peers in one shard that a lost pod had and that have not been confirmed since are gone. A pod that is linked again is
+    /// asked once more: what it told first may have been taken for that of the link that was lost.
+    pub(super) fn sweep_pod(&self, shard: usize, pod: PodNumber, epoch: u8) {
         let now = self.now();
-        let epoch = self.pods.epoch(pod);
         let mut locked = self.lock_shard(shard);
+        // Lost again meanwhile: what is due for that follows.
+        if self.pods.epoch(pod) != epoch {
+            return;
+        }
+        let link = self.pods.link(pod);
         let mut unconfirmed: Vec<PeerId> = locked
             .owners
             .iter()
@@ -148,7 +154,15 @@ impl Owners {
             })
             .map(|(peer, _)| *peer)
             .collect();
-        unconfirmed.retain(|peer| !self.rivals_answer(&mut locked, peer, now));
+        unconfirmed.retain(|peer| {
+            let is_asked = link.as_ref().is_some_and(|link| {
+                link.control_backlog() <= ASK_BACKLOG && link.control(&encode_who_has(peer))
+            });
+            if is_asked {
+                self.linger_for(ANSWERS_WITHIN, &mut locked, peer, now);
+            }
+            !(self.rivals_answer(&mut locked, peer, now) || is_asked)
+        });
         for peer in &unconfirmed {
             self.gone(&mut locked, peer, now);
         }

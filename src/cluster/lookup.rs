@@ -42,7 +42,7 @@ const ABSENT_MAX: usize = 256;
 
 /// Bytes of control frames that may wait on a link before it is not asked any more: the rest of its headroom is for what must not
 /// get lost.
-const ASK_BACKLOG: usize = 256 * 1024;
+pub(super) const ASK_BACKLOG: usize = 256 * 1024;
 
 /// A peer whose owner is being looked for, or whose owner's link is awaited.
 #[derive(Debug)]

@@ -69,7 +69,7 @@ impl Owners {
             return self.timeline.add(at, Due::Pod(pod, epoch));
         }
         for shard in 0..self.shards() {
-            self.sweep_pod(shard, pod);
+            self.sweep_pod(shard, pod, epoch);
             tokio::task::yield_now().await;
         }
     }

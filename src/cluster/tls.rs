@@ -212,7 +212,11 @@ impl Spoken {
 
     /// True the first time.
     fn plain(&self, address: SocketAddr) -> bool {
-        self.0.lock().insert(address, Speech::Plain).is_none()
+        // Where TLS has worked meanwhile, that stays known.
+        let mut spoken = self.0.lock();
+        let is_new = !spoken.contains_key(&address);
+        spoken.entry(address).or_insert(Speech::Plain);
+        is_new
     }
 }
 

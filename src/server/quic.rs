@@ -28,8 +28,8 @@ use crate::transport::quic::{self, QuicConnection};
 use crate::transport::tls::TlsError;
 use crate::transport::{RemoteAddr, TransportKind};
 
-/// From so many handshakes on, an address must prove that it is no forgery before anything is computed for it (RFC 9000, section 8.1):
-/// that costs real clients a round trip, and a flood from forged addresses everything.
+/// From so many handshakes on, or half of an address's share if that is less, an address must prove that it is no forgery before anything
+/// is computed for it (RFC 9000, section 8.1): that costs real clients a round trip, and a flood from forged addresses everything.
 const HANDSHAKES_UNPROVEN: usize = 256;
 
 /// What the socket's buffer should hold of what has come: the 6,400 messages that 50 peers have in flight (`docs/adr/0047`). Linux lets
@@ -144,7 +144,9 @@ fn admit(incoming: Incoming, relay: &Relay) -> Option<(Incoming, Permit)> {
         return None;
     }
     // Before the limits for each address are asked: else a flood would use up the places of those whose addresses it forges.
-    if relay.admission().handshakes() >= HANDSHAKES_UNPROVEN
+    let admission = relay.admission();
+    let unproven = HANDSHAKES_UNPROVEN.min(admission.handshakes_per_address() / 2);
+    if admission.handshakes() >= unproven
         && !incoming.remote_address_validated()
         && incoming.may_retry()
     {

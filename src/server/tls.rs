@@ -1,5 +1,6 @@
 //! The TLS step of the listener: handshakes, limited in number (`src/admission/`) and in time, counted by what came of them.
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -47,9 +48,17 @@ impl TlsLayer {
         let limit = self.instruments.log_limit();
         // Who says nothing costs a socket, and takes nobody's place; from the first byte on it costs some 20 KiB. What the peek
         // brings is seen again by the handshake.
-        if timeout_at(deadline, stream.peek(&mut [0])).await.is_err() {
-            self.timed_out(client);
-            return None;
+        match timeout_at(deadline, stream.peek(&mut [0])).await {
+            Ok(Ok(0) | Err(_)) => {
+                let lost = TlsError::Lost(io::ErrorKind::UnexpectedEof.into());
+                self.failed(client, &lost);
+                return None;
+            }
+            Ok(Ok(_)) => {}
+            Err(_) => {
+                self.timed_out(client);
+                return None;
+            }
         }
         permit.begin_handshake(client, deadline).await.ok()?;
         // Boxed, so that the task of a connection that is through is small.
@@ -66,21 +75,26 @@ impl TlsLayer {
             }
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
-                self.instruments.tls_handshake_failed(error.reason());
-                match error {
-                    // Port scans and health checks of load balancers: nothing that an operator could mend.
-                    TlsError::Lost(_) => {
-                        debug!(client.address = %client, error.type = error.reason(), %error, "no TLS");
-                    }
-                    _ => {
-                        log_rarely!(info, limit, error.reason(), client.address = %client, %error, "connection refused");
-                    }
-                }
+                self.failed(client, &error);
                 None
             }
             Err(_) => {
                 self.timed_out(client);
                 None
+            }
+        }
+    }
+
+    fn failed(&self, client: RemoteAddr, error: &TlsError) {
+        self.instruments.tls_handshake_failed(error.reason());
+        match error {
+            // Port scans and health checks of load balancers: nothing that an operator could mend.
+            TlsError::Lost(_) => {
+                debug!(client.address = %client, error.type = error.reason(), %error, "no TLS");
+            }
+            _ => {
+                let limit = self.instruments.log_limit();
+                log_rarely!(info, limit, error.reason(), client.address = %client, %error, "connection refused");
             }
         }
     }

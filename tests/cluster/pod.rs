@@ -19,7 +19,9 @@ pub(crate) fn ports(count: usize) -> Vec<u16> {
     let mut held: Vec<TcpListener> = Vec::new();
     while held.len() < count {
         let port = rand::rng().random_range(12_000..32_000);
-        held.extend(TcpListener::bind(("::", port)));
+        // Without IPv6 there is only the one.
+        let bound = TcpListener::bind(("::", port));
+        held.extend(bound.or_else(|_| TcpListener::bind(("0.0.0.0", port))));
     }
     held.iter()
         .map(|listener| listener.local_addr().unwrap().port())

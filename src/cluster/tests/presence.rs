@@ -90,6 +90,30 @@ async fn a_link_that_is_lost_twice_holds_peers_from_the_second_time_on() {
     assert_eq!(a.owners.len(), 1);
 }
 
+/// What a pod told over a new link may have been taken for what it told over the one that was lost then.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_linked_again_is_asked_before_its_peers_are_given_up() {
+    let a = Pod::new("a:7090");
+    let mut alice = a.connect("alice").await;
+    let mut stock = StockPod::new(&a, "b:7090");
+    stock.add("bob");
+    alice.send("bob", b"one").await;
+    stock.turn().await;
+    stock.turn().await;
+    assert_eq!(stock.payloads("bob"), [b"one"]);
+    stock.sink.take().unwrap().down(false);
+    let mut stock = StockPod::new(&a, "b:7090");
+    stock.add("bob");
+    sleep(Duration::from_millis(5_100)).await;
+    stock.turn().await;
+    assert_eq!(stock.asked, [id("bob")]);
+    sleep(Duration::from_secs(5)).await;
+    alice.send("bob", b"two").await;
+    stock.turn().await;
+    assert_eq!(stock.payloads("bob"), [b"two"]);
+    assert_eq!(stock.asked, [id("bob")], "it has been found already");
+}
+
 /// A pod that had the peer before says nothing of it any more when it is gone, and need not be waited for.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_came_from_a_pod_that_is_gone_is_held_no_longer_than_others() {

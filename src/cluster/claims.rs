@@ -11,8 +11,7 @@ use crate::proto::cluster::{Seqno, encode_lost, encode_who_has};
 /// A number below this is a stock pod's counter of its answers; ours are Unix seconds (cluster-protocol.md, fault 6).
 const STOCK_BELOW: u32 = 1_000_000_000;
 
-/// How long pods that have said that they have a peer, too, may take to say so again when the one that counts has lost it, in
-/// milliseconds.
+/// How long pods may take to say whether they have a peer of which they have said so before, in milliseconds.
 pub(super) const ANSWERS_WITHIN: u64 = 1_000;
 
 /// Whether a number is a stock pod's.

@@ -127,15 +127,7 @@ async fn fault_11_an_address_that_comes_back_as_another_pod_is_dialed() {
     one.until(is_ours).await;
     // ... and where it was there is another one.
     drop(two);
-    let listener = within(async {
-        loop {
-            match TcpListener::bind(address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
-    })
-    .await;
+    let listener = listens_again(address).await;
     let (stream, _) = within(listener.accept()).await.unwrap();
     let mut other = Raw(stream);
     other.expect(FrameType::Hello).await;

@@ -165,15 +165,7 @@ async fn fault_12_where_tls_has_worked_there_is_no_way_back() {
     let address = two.address;
     drop(two);
     // The address is dialed again, and whoever has it now closes each stream at its first byte.
-    let listener = within(async {
-        loop {
-            match TcpListener::bind(address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
-    })
-    .await;
+    let listener = listens_again(address).await;
     for _ in 0..3 {
         let (mut stream, _) = within(listener.accept()).await.unwrap();
         let mut first = [0];

@@ -280,6 +280,19 @@ pub(super) async fn within<F: Future>(future: F) -> F::Output {
         .expect("it comes in no time")
 }
 
+/// Listens where a pod has listened that is gone, as soon as the kernel lets go of it.
+pub(super) async fn listens_again(address: SocketAddr) -> TcpListener {
+    within(async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await
+}
+
 /// A network in memory: who listens where.
 #[derive(Clone, Default)]
 pub(super) struct Network(

@@ -133,22 +133,24 @@ fn losses(results: &Results) -> String {
 /// What the load itself cost: a load that costs more than what it measures measures itself.
 fn own_cost(results: &Results) -> Option<String> {
     let own = |report: &Report| report.own_cpu_us_per_message;
+    let user = |report: &Report| report.own_user_us_per_message;
     let costs: Vec<String> = results
         .rows
         .iter()
         .filter(|row| row.case.load == Load::Flow && !row.case.only_for_curves)
         .filter_map(|row| {
             Some(format!(
-                "{:.2} ({})",
+                "{:.2}, {:.2} ({})",
                 median(row.values(0, own))?,
+                median(row.values(0, user))?,
                 row.case.name
             ))
         })
         .collect();
     (!costs.is_empty()).then(|| {
         format!(
-            "The load generator's own CPU time, us a message: {}.",
-            costs.join(", ")
+            "The load generator's own CPU time, us a message, and what of it is spent outside the kernel: {}.",
+            costs.join("; ")
         )
     })
 }

@@ -141,6 +141,9 @@ pub struct Report {
     /// The relay's CPU time per message received, microseconds: the figure that counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay_cpu_us_per_message: Option<f64>,
+    /// What of it was spent outside the kernel, in the relay's own code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_user_us_per_message: Option<f64>,
     /// How often one of the relay's threads went to sleep, per message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay_sleeps_per_message: Option<f64>,
@@ -162,6 +165,9 @@ pub struct Report {
     /// This process's CPU time per message received, microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_cpu_us_per_message: Option<f64>,
+    /// What of it was spent outside the kernel: what the load adds to the calls that it is made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_user_us_per_message: Option<f64>,
     /// This process's CPU time per connection, microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_cpu_us_per_connect: Option<f64>,
@@ -200,12 +206,15 @@ impl Report {
             ended: Some(measured.ended),
             fairness: Some(measured.fairness),
             relay_cpu_us_per_message: relay.map(|(before, after)| us_each(after.cpu_since(before))),
+            relay_user_us_per_message: relay
+                .map(|(before, after)| us_each(after.user_since(before))),
             relay_sleeps_per_message: relay
                 .map(|(before, after)| after.sleeps_since(before) as f64 / each),
             relay_cpu_percent: relay
                 .map(|(before, after)| after.cpu_since(before) as f64 / 1e7 / seconds),
             relay_kib: relay.map(|(_, after)| after.resident as f64 / 1024.0),
             own_cpu_us_per_message: Some(us_each(measured.own.1.cpu_since(&measured.own.0))),
+            own_user_us_per_message: Some(us_each(measured.own.1.user_since(&measured.own.0))),
             ..Self::new(settings)
         }
     }
@@ -222,6 +231,10 @@ impl Report {
         let count = |value: Option<u64>| value.map(grouped);
         let whole = |value: Option<f64>| value.map(|value| grouped(value.round().max(0.0) as u64));
         let fine = |value: Option<f64>, unit: &str| value.map(|value| format!("{value:.2}{unit}"));
+        let split = |all: Option<f64>, user: Option<f64>| {
+            let user = user.map(|user| format!(" ({user:.2} outside the kernel)"));
+            all.map(|all| format!("{all:.2} us{}", user.unwrap_or_default()))
+        };
         row(
             "load",
             Some(format!(
@@ -309,7 +322,10 @@ impl Report {
         row("health checks answered", count(self.health_checks));
         row(
             "relay CPU a message",
-            fine(self.relay_cpu_us_per_message, " us"),
+            split(
+                self.relay_cpu_us_per_message,
+                self.relay_user_us_per_message,
+            ),
         );
         row(
             "relay sleeps a message",
@@ -332,7 +348,7 @@ impl Report {
         row("relay memory a peer", fine(self.relay_kib_per_peer, " KiB"));
         row(
             "own CPU a message",
-            fine(self.own_cpu_us_per_message, " us"),
+            split(self.own_cpu_us_per_message, self.own_user_us_per_message),
         );
         row(
             "own CPU a connect",

@@ -158,6 +158,10 @@ check([one["type"] for one in scaler["metrics"]] == ["Resource", "Pods"], "scale
 check("replicas" not in found["Deployment", "r-trunkline"]["spec"], "the Deployment fights its autoscaler")
 check(found["PodDisruptionBudget", "r-trunkline"]["spec"]["minAvailable"] == "50%", "the budget")
 check({one["protocol"] for one in found["Service", "r-trunkline-udp"]["spec"]["ports"]} == {"UDP"}, "UDP by itself")
+# Kubernetes' patch takes two ports of one number for the same one, whatever their protocols.
+numbers = [one["containerPort"] for one in found["Deployment", "r-trunkline"]["spec"]["template"]["spec"]["containers"][0]["ports"]]
+check(len(numbers) == len(set(numbers)), f"two container ports of one number: {numbers}")
+check(found["Service", "r-trunkline-udp"]["spec"]["ports"][0]["targetPort"] in numbers, "QUIC arrives at the peers' port")
 check(found["UDPRoute", "r-trunkline"]["spec"]["rules"][0]["backendRefs"][0] == {"name": "r-trunkline-udp", "port": 443}, "UDPRoute")
 check(found["TLSRoute", "r-trunkline"]["spec"]["hostnames"] == ["relay.example.com"], "TLSRoute")
 check(found["Certificate", "r-trunkline"]["spec"]["dnsNames"] == ["relay.example.com"], "Certificate")

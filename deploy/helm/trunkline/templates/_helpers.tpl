@@ -92,7 +92,7 @@ true
 {{- if include "trunkline.udp" . }}
 - name: quic
   port: {{ .Values.service.port }}
-  targetPort: quic
+  targetPort: {{ .Values.containerPort }}
   protocol: UDP
 {{- end }}
 {{- if .Values.stun.enabled }}
@@ -156,6 +156,23 @@ true
 {{- end -}}
 {{- if and $v.gateway.udpParentRefs (not (include "trunkline.udp" .)) -}}
 {{- $wrong = append $wrong "gateway.udpParentRefs: QUIC needs TLS in the pod: set tls.existingSecret or tls.certManager" -}}
+{{- end -}}
+{{/* Kubernetes' patch tells the ports of a Service apart by their numbers alone (kubernetes/kubernetes#39188): a UDP port that comes to the TCP
+     port of the same number is lost without a word, and one that goes takes both along. Nothing is found where nothing runs yet. */ -}}
+{{- $live := lookup "v1" "Service" .Release.Namespace (include "trunkline.fullname" .) -}}
+{{- if $live -}}
+{{- $has := "" -}}
+{{- range $live.spec.ports -}}
+{{- if and (eq .protocol "UDP") (eq (int .port) (int $v.service.port)) -}}{{- $has = "true" -}}{{- end -}}
+{{- end -}}
+{{- $wants := "" -}}
+{{- if and (include "trunkline.udp" .) (not $v.service.udp.separate) -}}{{- $wants = "true" -}}{{- end -}}
+{{- $delete := printf "or first run: kubectl -n %s delete service %s (it may get another address)" .Release.Namespace (include "trunkline.fullname" .) -}}
+{{- if and $wants (not $has) -}}
+{{- $wrong = append $wrong (printf "service: the one that runs has no UDP port, and Kubernetes cannot add one to the TCP port of the same number: set service.udp.separate: true, %s" $delete) -}}
+{{- else if and $has (not $wants) -}}
+{{- $wrong = append $wrong (printf "service: the one that runs has a UDP port, and Kubernetes cannot take it from the TCP port of the same number: set service.udp.enabled: true and service.udp.separate: false, %s" $delete) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.cluster.tls.allowPlain (not $v.cluster.tls.existingSecret) -}}
 {{- $wrong = append $wrong "cluster.tls.allowPlain: without cluster.tls.existingSecret everything is plain already" -}}

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use instant_acme::AccountCredentials;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,12 @@ const ACCOUNT: &str = "account.json";
 
 /// The certificate's private key, then its chain, in PEM.
 const CERTIFICATE: &str = "certificate.pem";
+
+/// What a file is called while it is written, at the end of its name.
+const BESIDE: &str = ".new";
+
+/// How old such a file is when nobody writes it any more: another relay may be at it just now.
+const LEFT_BEHIND: Duration = Duration::from_secs(3_600);
 
 /// One authority's directory; cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +56,7 @@ impl Storage {
         for name in [ACCOUNT, CERTIFICATE] {
             storage.close_to_others(name)?;
         }
+        storage.remove_left_behind();
         // Better now, and before anything listens, than when the first certificate is there.
         let probe = storage.dir.join(".probe");
         let written = storage.write(".probe", b"");
@@ -111,11 +119,26 @@ impl Storage {
         Ok(())
     }
 
+    /// Removes what a relay that was killed left beside: it may hold a private key. What cannot be removed does no other harm.
+    fn remove_left_behind(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let age = entry.metadata().and_then(|it| it.modified()).ok();
+            let age = age.and_then(|written| written.elapsed().ok());
+            if entry.file_name().to_string_lossy().ends_with(BESIDE)
+                && age.is_some_and(|age| age > LEFT_BEHIND)
+            {
+                let _gone = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn write(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
         let path = self.dir.join(name);
         // A name of its own: another relay may write to the same directory at the same time, and the later move wins.
         let (process, number) = (std::process::id(), rand::random::<u64>());
-        let beside = self.dir.join(format!("{name}.{process}-{number:016x}.new"));
+        let beside = self
+            .dir
+            .join(format!("{name}.{process}-{number:016x}{BESIDE}"));
         let failed = io_error(&path, "written");
         let write = || {
             let mut options = OpenOptions::new();
@@ -159,6 +182,26 @@ fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Storag
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_relay_left_beside_goes_and_what_is_being_written_stays() {
+        let name = format!("trunkline-acme-left-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let open = || Storage::open(&dir, "https://ca.example.com/dir").unwrap();
+        let storage = open();
+        storage.write(CERTIFICATE, b"kept").unwrap();
+        let left = storage.dir.join("certificate.pem.1-0000000000000001.new");
+        let written = storage.dir.join("certificate.pem.2-0000000000000002.new");
+        fs::write(&written, b"half").unwrap();
+        let file = File::create(&left).unwrap();
+        let at = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(at - 2 * LEFT_BEHIND).unwrap();
+        open();
+        assert!(!left.exists());
+        assert!(written.exists());
+        assert!(storage.dir.join(CERTIFICATE).exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     /// As two relays do that start at the same instant.
     #[test]

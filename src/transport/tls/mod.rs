@@ -168,3 +168,6 @@ impl AsyncWrite for TlsStream {
         Pin::new(&mut self.write).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,3 +291,7 @@ fn head(len: usize) -> [u8; HEAD_LEN] {
     let [high, low] = len.to_be_bytes();
     [DATA, 3, 3, high, low]
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

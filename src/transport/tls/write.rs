@@ -55,6 +55,12 @@ impl WriteState {
         self.pending.is_empty()
     }
 
+    /// Bytes that wait for the socket.
+    #[cfg(test)]
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+
     /// From now on records are made here.
     pub(super) fn take_over(&mut self, sealer: Sealer) {
         self.sealing = Sealing::Own(Box::new(sealer));

@@ -18,7 +18,7 @@ pub(super) enum Keys {
     /// The handshake, and TLS 1.2 to its end.
     Rustls(Box<Session>),
     /// What the next keys are made of.
-    Ours(KernelConnection<ServerConnectionData>),
+    Ours(Box<KernelConnection<ServerConnectionData>>),
     /// They could not be handed over: nothing goes any more.
     Lost,
 }
@@ -79,7 +79,7 @@ impl Keys {
             sealer: Sealer::new(key(secrets.tx)?, limit),
             carry: taken.carry,
         };
-        *self = Self::Ours(next);
+        *self = Self::Ours(Box::new(next));
         Ok(Some(over))
     }
 

@@ -323,10 +323,12 @@ async fn who_takes_no_answer_gets_one() {
     assert!(data.ends_with(b"end"));
 }
 
+type Change = fn(&mut Vec<u8>);
+
 #[tokio::test]
 async fn a_changed_or_too_long_record_is_answered_by_alert_and_ends_all() {
     let config = server("bad");
-    let tamper: [(fn(&mut Vec<u8>), AlertDescription); 4] = [
+    let tamper: [(Change, AlertDescription); 4] = [
         (
             |out| *out.last_mut().unwrap() ^= 1,
             AlertDescription::BadRecordMac,

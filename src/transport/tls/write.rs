@@ -35,19 +35,10 @@ pub(super) struct WriteState {
     /// with the same bytes again, which are then done already.
     encrypted: usize,
     closed: bool,
-    sealing: Sealing,
+    /// Who makes the records, once it is not rustls; gone again after an alert, the last word.
+    sealer: Option<Box<Sealer>>,
     /// The other side wants our key changed. However often it says so, once is enough, and before the next data is soon enough.
     update_due: bool,
-}
-
-/// Who encrypts.
-#[derive(Debug, Default)]
-enum Sealing {
-    #[default]
-    Rustls,
-    Own(Box<Sealer>),
-    /// Nobody: an alert was the last word.
-    Over,
 }
 
 impl WriteState {
@@ -63,7 +54,7 @@ impl WriteState {
 
     /// From now on records are made here.
     pub(super) fn take_over(&mut self, sealer: Sealer) {
-        self.sealing = Sealing::Own(Box::new(sealer));
+        self.sealer = Some(Box::new(sealer));
     }
 }
 
@@ -89,7 +80,7 @@ impl Shared {
 
     /// Changes our key if it must be before `data` is sealed; what says so comes behind `records`.
     fn renew(&self, write: &mut WriteState, data: usize, records: &mut Sealed) -> io::Result<()> {
-        let Sealing::Own(sealer) = &mut write.sealing else {
+        let Some(sealer) = &mut write.sealer else {
             return Ok(());
         };
         if write.update_due || sealer.is_worn(data.div_ceil(DATA_MAX) as u64) {
@@ -106,14 +97,13 @@ impl Shared {
         SEALED.with_borrow_mut(|sealed| {
             sealed.clear();
             self.renew(write, data.len(), sealed)?;
-            match &mut write.sealing {
-                Sealing::Own(sealer) => sealer.seal(data, sealed),
-                Sealing::Rustls => {
+            match &mut write.sealer {
+                Some(sealer) => sealer.seal(data, sealed),
+                None => {
                     let mut keys = self.keys.lock();
                     let session = keys.rustls().ok_or_else(over)?;
                     session.seal(data, sealed).map_err(broken)?;
                 }
-                Sealing::Over => return Err(over()),
             }
             self.write_sealed(write, sealed.bytes())
         })?;
@@ -155,10 +145,8 @@ impl Shared {
     /// Says why the connection ends, if the other side does not know, and nothing after that.
     pub(super) fn fail(&self, fault: Fault) {
         let mut write = self.write.lock();
-        let sealing = mem::replace(&mut write.sealing, Sealing::Over);
-        if let (Sealing::Own(mut sealer), Some(alert), false) =
-            (sealing, fault.alert(), write.closed)
-        {
+        let sealer = write.sealer.take();
+        if let (Some(mut sealer), Some(alert), false) = (sealer, fault.alert(), write.closed) {
             let mut sealed = Sealed::default();
             sealer.alert(alert, &mut sealed);
             write.pending.extend_from_slice(sealed.bytes());
@@ -186,8 +174,8 @@ impl Shared {
         let mut write = self.write.lock();
         self.drain(&mut write)?;
         let write = &mut *write;
-        let count = match (&write.sealing, slab.bytes_and_one()) {
-            (Sealing::Own(_), Some(data_and_one)) => self.seal_slab(write, data_and_one)?,
+        let count = match (&write.sealer, slab.bytes_and_one()) {
+            (Some(_), Some(data_and_one)) => self.seal_slab(write, data_and_one)?,
             _ => self.seal_and_write(write, slab.bytes())?,
         };
         slab.pass(self.written(write, count)?);
@@ -199,7 +187,7 @@ impl Shared {
         let len = data_and_one.len() - 1;
         let mut renewal = Sealed::default();
         self.renew(write, len, &mut renewal)?;
-        let Sealing::Own(sealer) = &mut write.sealing else {
+        let Some(sealer) = &mut write.sealer else {
             return Err(over());
         };
         let mut frames = [Frame::default(); SLAB_RECORDS];
@@ -264,14 +252,10 @@ impl Shared {
         if !write.closed {
             write.closed = true;
             let mut sealed = Sealed::default();
-            match &mut write.sealing {
-                Sealing::Own(sealer) => sealer.alert(AlertDescription::CloseNotify, &mut sealed),
-                Sealing::Rustls => {
-                    let mut keys = self.keys.lock();
-                    let session = keys.rustls().ok_or_else(over)?;
-                    session.close(&mut sealed).map_err(broken)?;
-                }
-                Sealing::Over => {}
+            if let Some(sealer) = &mut write.sealer {
+                sealer.alert(AlertDescription::CloseNotify, &mut sealed);
+            } else if let Some(session) = self.keys.lock().rustls() {
+                session.close(&mut sealed).map_err(broken)?;
             }
             write.pending.extend_from_slice(sealed.bytes());
         }

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("outbox", &["buffers", "ticks"]),
-    ("transport", &["outbox", "buffers"]),
+    ("transport", &["outbox", "buffers", "tls"]),
     ("proxies", &["transport"]),
     ("routing", &["outbox", "transport", "crosspod"]),
     (

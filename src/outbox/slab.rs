@@ -62,6 +62,12 @@ impl Slab {
         &self.buffer[self.written..self.len]
     }
 
+    /// As [`Slab::bytes`], and one byte behind them, for who seals them where they are: from then on they are no messages any more
+    /// and must be finished as they are. None if there is no byte behind them.
+    pub(crate) fn bytes_and_one(&mut self) -> Option<&mut [u8]> {
+        self.buffer.get_mut(self.written..=self.len)
+    }
+
     /// Whether so many bytes more fit in.
     pub(super) fn has_room(&self, need: usize) -> bool {
         self.len + need <= BUFFER_LEN

@@ -275,7 +275,7 @@ impl PeerStream for TcpStream {
 
 impl PeerStream for TlsStream {
     async fn speaks(&self) -> io::Result<Http> {
-        let two = self.alpn().as_deref() == Some(http2::ALPN);
+        let two = self.alpn() == Some(http2::ALPN);
         Ok(if two { Http::Two } else { Http::One })
     }
 }

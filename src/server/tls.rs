@@ -64,7 +64,7 @@ impl TlsLayer {
         // Boxed, so that the task of a connection that is through is small.
         let handshake = Box::pin(TlsStream::accept(stream, Arc::clone(&self.config)));
         match timeout_at(deadline, handshake).await {
-            Ok(Ok(mut stream)) if stream.alpn().as_deref() == Some(ACME_TLS_ALPN) => {
+            Ok(Ok(mut stream)) if stream.alpn() == Some(ACME_TLS_ALPN) => {
                 // Who asks for it may be anybody.
                 if let Some(more) = limit.due(module_path!(), "acme") {
                     info!(more, client.address = %client, "ACME challenge answered");

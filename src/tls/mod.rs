@@ -7,6 +7,7 @@
 //! Source: operations.md, *Flags* and *Health*.
 
 mod acme;
+mod aead;
 mod any;
 mod config;
 mod files;
@@ -14,6 +15,7 @@ mod records;
 mod store;
 
 pub use acme::{Acme, AcmeError, AcmeSettings, Challenge, LETS_ENCRYPT, StorageError, read_roots};
+pub(crate) use aead::{HEAD_LEN, RecordKey, TAG_LEN};
 pub use any::{AnyCertificate, any_certificate};
 pub use config::server_config;
 pub(crate) use files::read as read_file;

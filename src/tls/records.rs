@@ -34,7 +34,7 @@ pub(super) fn provider() -> CryptoProvider {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn ring_is_faster() -> bool {
+pub(super) fn ring_is_faster() -> bool {
     use std::is_x86_feature_detected as has;
     let vaes = has!("avx2") && has!("vaes") && has!("vpclmulqdq");
     let avx512 = has!("avx512f") && has!("avx512dq") && has!("avx512bw") && has!("avx512vl");
@@ -42,7 +42,7 @@ fn ring_is_faster() -> bool {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn ring_is_faster() -> bool {
+pub(super) fn ring_is_faster() -> bool {
     false
 }
 
@@ -99,11 +99,14 @@ impl Tls13AeadAlgorithm for Gcm {
 
     fn extract_keys(
         &self,
-        _: AeadKey,
-        _: Iv,
+        key: AeadKey,
+        iv: Iv,
     ) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
-        // Nobody takes keys out of here.
-        Err(UnsupportedOperationError)
+        if self.0 == &AES_128_GCM {
+            Ok(ConnectionTrafficSecrets::Aes128Gcm { key, iv })
+        } else {
+            Ok(ConnectionTrafficSecrets::Aes256Gcm { key, iv })
+        }
     }
 }
 

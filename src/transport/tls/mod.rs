@@ -1,11 +1,14 @@
 //! TLS on a TCP stream, made for the message path: the server's side of a handshake, then two halves of a stream.
 //!
-//! The protocol and its keys are rustls'; this room moves the bytes. One read of the socket brings up to 64 KiB of records,
-//! which are decrypted from a pooled buffer; one slab leaves as full records with one system call, also when a producer writes
-//! it. An idle connection holds keys and no buffer. Which certificate is shown is the configuration's affair.
+//! The handshake and all of TLS 1.2 are rustls'. After a handshake of TLS 1.3 the keys are taken from it, and the records are ours
+//! (`record`, docs/adr/0048): one read of the socket brings up to 62 KiB of them, which are opened in the reader's buffer; one slab
+//! is sealed where it lies and leaves with one system call, also when a producer writes it. An idle connection holds keys and no buffer.
+//! Which certificate is shown is the configuration's affair.
 
 mod error;
+mod keys;
 mod read;
+mod record;
 mod session;
 mod write;
 
@@ -24,8 +27,9 @@ pub use error::TlsError;
 pub use read::TlsReadHalf;
 pub use write::TlsWriteHalf;
 
+use self::keys::Keys;
 use self::read::{Filled, ReadState};
-use self::session::{Session, Stage};
+use self::session::Stage;
 use self::write::WriteState;
 
 /// The first byte of every TLS connection: a record of the type *handshake*.
@@ -36,11 +40,11 @@ const PLAIN_HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
     this port wants TLS: use https:// or rels://\n";
 
-/// What both halves share. Lock order: `write`, then `session`. A socket is never written to under the lock of the session.
+/// What both halves share. Lock order: `write`, then `keys`. A socket is never written to under the lock of the keys.
 #[derive(Debug)]
 struct Shared {
     tcp: TcpStream,
-    session: Mutex<Session>,
+    keys: Mutex<Keys>,
     write: Mutex<WriteState>,
 }
 
@@ -49,6 +53,7 @@ struct Shared {
 pub struct TlsStream {
     read: TlsReadHalf,
     write: TlsWriteHalf,
+    alpn: Option<Vec<u8>>,
 }
 
 impl TlsStream {
@@ -73,7 +78,7 @@ impl TlsStream {
         // Small messages of the handshake must not wait for each other.
         let _ = tcp.set_nodelay(true);
         let shared = Arc::new(Shared {
-            session: Mutex::new(Session::new(config).map_err(TlsError::Handshake)?),
+            keys: Mutex::new(Keys::new(config).map_err(TlsError::Handshake)?),
             write: Mutex::default(),
             tcp,
         });
@@ -83,8 +88,12 @@ impl TlsStream {
                 state: ReadState::default(),
             },
             write: TlsWriteHalf { shared },
+            alpn: None,
         };
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        let TlsReadHalf { shared, state } = &mut stream.read;
+        stream.alpn = shared.keys.lock().rustls().and_then(|it| it.alpn());
+        state.take_over(shared).map_err(TlsError::Handshake)?;
         Ok(stream)
     }
 
@@ -99,7 +108,7 @@ impl TlsStream {
             match state.stage {
                 Stage::Open => return Poll::Ready(Ok(())),
                 // Who closes together with the last message of the handshake, as an ACME authority does, has not failed.
-                Stage::PeerClosed if !shared.session.lock().is_handshaking() => {
+                Stage::PeerClosed if !shared.is_handshaking() => {
                     return Poll::Ready(Ok(()));
                 }
                 Stage::PeerClosed => {
@@ -115,8 +124,8 @@ impl TlsStream {
 
     /// The protocol that was agreed upon by ALPN, if any.
     #[must_use]
-    pub fn alpn(&self) -> Option<Vec<u8>> {
-        self.read.shared.session.lock().alpn()
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
     }
 
     /// The stream in two halves, which may be used from two tasks.
@@ -159,3 +168,6 @@ impl AsyncWrite for TlsStream {
         Pin::new(&mut self.write).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,13 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Shared;
+use super::record::{Fault, Opener, Progress, Stop};
 use super::session::Stage;
-use crate::buffers::Buffer;
+use crate::buffers::{BUFFER_LEN, Buffer};
+
+/// A caller's buffer of this length or more is read into, and what comes is opened there. It has room for the beginning of a
+/// record that came before, and for as much again.
+const DIRECT_MIN: usize = BUFFER_LEN / 2;
 
 /// What has been read and not yet been asked for.
 #[derive(Debug)]
@@ -18,6 +23,18 @@ pub(super) struct ReadState {
     left: Vec<u8>,
     left_at: usize,
     pub(super) stage: Stage,
+    /// From the handshake of TLS 1.3 on.
+    own: Option<Box<Own>>,
+}
+
+/// The records that are ours to open.
+#[derive(Debug)]
+struct Own {
+    opener: Opener,
+    /// The beginning of a record.
+    carry: Vec<u8>,
+    /// Why no more is read; what came before it is handed out first.
+    fault: Option<Fault>,
 }
 
 impl Default for ReadState {
@@ -26,6 +43,7 @@ impl Default for ReadState {
             left: Vec::new(),
             left_at: 0,
             stage: Stage::Handshake,
+            own: None,
         }
     }
 }
@@ -38,31 +56,113 @@ pub(super) enum Filled {
     Ended,
 }
 
+impl Own {
+    /// Reads once from the socket into `space` and opens what came. Returns how much data lies at the front of it, and the stage.
+    fn poll_fill(
+        &mut self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        space: &mut [u8],
+    ) -> Poll<io::Result<(usize, Stage)>> {
+        let carried = self.carry.len();
+        let count = loop {
+            ready!(shared.tcp.poll_read_ready(cx))?;
+            match shared.tcp.try_read(&mut space[carried..]) {
+                Ok(0) => return Poll::Ready(Ok((0, Stage::PeerClosed))),
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Who waits holds nothing.
+                    if self.carry.is_empty() {
+                        self.carry = Vec::new();
+                    }
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        };
+        let bytes = &mut space[..carried + count];
+        bytes[..carried].copy_from_slice(&self.carry);
+        self.carry.clear();
+        let mut progress = Progress::default();
+        let stage = match self.open(shared, bytes, &mut progress) {
+            Ok(stage) => stage,
+            Err(fault) => {
+                self.fault = Some(fault);
+                shared.fail(fault);
+                return Poll::Ready(Ok((progress.plain, Stage::Open)));
+            }
+        };
+        if stage == Stage::Open {
+            self.carry.extend_from_slice(&bytes[progress.unread..]);
+        }
+        Poll::Ready(Ok((progress.plain, stage)))
+    }
+
+    fn open(
+        &mut self,
+        shared: &Shared,
+        bytes: &mut [u8],
+        progress: &mut Progress,
+    ) -> Result<Stage, Fault> {
+        loop {
+            match self.opener.open(bytes, progress)? {
+                Stop::Starved => return Ok(Stage::Open),
+                Stop::Closed => return Ok(Stage::PeerClosed),
+                Stop::KeyUpdate { answer } => {
+                    self.opener.set_key(shared.keys.lock().next_to_read()?);
+                    if answer {
+                        shared.answer_key_update();
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl ReadState {
-    /// Reads once from the socket and takes the records apart: data goes to `out`, and what has no room there stays here.
+    /// Takes the keys from rustls, if it is TLS 1.3. To be called when the handshake is done and all that was due is written.
+    pub(super) fn take_over(&mut self, shared: &Shared) -> Result<(), rustls::Error> {
+        if self.stage != Stage::Open {
+            return Ok(());
+        }
+        let mut write = shared.write.lock();
+        let Some(over) = shared.keys.lock().take_over()? else {
+            return Ok(());
+        };
+        write.take_over(over.sealer);
+        self.own = Some(Box::new(Own {
+            opener: over.opener,
+            carry: over.carry,
+            fault: None,
+        }));
+        Ok(())
+    }
+
+    /// Reads once from the socket and lets rustls take the records apart: data goes to `out`, and what has no room there stays here.
     pub(super) fn poll_fill(
         &mut self,
         shared: &Shared,
         cx: &mut Context<'_>,
         mut out: Option<&mut ReadBuf<'_>>,
     ) -> Poll<io::Result<Filled>> {
+        let lost = || io::Error::from(io::ErrorKind::NotConnected);
         // Only this half changes what is carried, but for a writer that gets rid of some: then it is less.
         let (mut buffer, start, count) = loop {
             ready!(shared.tcp.poll_read_ready(cx))?;
             let mut buffer = Buffer::take();
-            let start = shared.session.lock().carried();
+            let start = shared.keys.lock().rustls().ok_or_else(lost)?.carried();
             match shared.tcp.try_read(&mut buffer[start..]) {
                 Ok(0) => return Poll::Ready(Ok(Filled::Ended)),
                 Ok(count) => break (buffer, start, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Who waits holds nothing.
-                    shared.session.lock().release();
+                    shared.keys.lock().rustls().ok_or_else(lost)?.release();
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         };
         let left = &mut self.left;
-        let mut session = shared.session.lock();
+        let mut keys = shared.keys.lock();
+        let session = keys.rustls().ok_or_else(lost)?;
         let carried = session.carried();
         let result = session.advance(&mut buffer[start - carried..start + count], |data| {
             let mut rest = data;
@@ -74,7 +174,7 @@ impl ReadState {
             left.extend_from_slice(rest);
         });
         let due = session.has_due();
-        drop(session);
+        drop(keys);
         if due {
             shared.send_due();
         }
@@ -85,6 +185,32 @@ impl ReadState {
             }
             Err(error) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
         }
+    }
+
+    /// As [`ReadState::poll_fill`], for records that are ours.
+    fn poll_fill_own(
+        &mut self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let own = self.own.as_mut().expect("the caller has looked");
+        if let Some(fault) = own.fault {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
+        }
+        if out.remaining() >= DIRECT_MIN {
+            let (count, stage) = ready!(own.poll_fill(shared, cx, out.initialize_unfilled()))?;
+            out.advance(count);
+            self.stage = stage;
+        } else {
+            let mut buffer = Buffer::take();
+            let (count, stage) = ready!(own.poll_fill(shared, cx, &mut buffer))?;
+            let (now, later) = buffer[..count].split_at(count.min(out.remaining()));
+            out.put_slice(now);
+            self.left.extend_from_slice(later);
+            self.stage = stage;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_read(
@@ -100,7 +226,9 @@ impl ReadState {
             if self.stage == Stage::PeerClosed || out.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            if let Filled::Ended = ready!(self.poll_fill(shared, cx, Some(out)))? {
+            if self.own.is_some() {
+                ready!(self.poll_fill_own(shared, cx, out))?;
+            } else if let Filled::Ended = ready!(self.poll_fill(shared, cx, Some(out)))? {
                 self.stage = Stage::PeerClosed;
             }
         }

@@ -4,11 +4,12 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use rustls::server::UnbufferedServerConnection;
+use rustls::kernel::KernelConnection;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{Error, ServerConfig};
+use rustls::{Error, ExtractedSecrets, ProtocolVersion, ServerConfig};
 
 /// Where a connection stands after all that came has been looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub(super) struct Session {
     carry: Vec<u8>,
     /// An error is final, and rustls is not asked again.
     failed: bool,
+}
+
+/// What rustls has left behind.
+pub(super) struct Taken {
+    pub(super) keys: Result<(ExtractedSecrets, KernelConnection<ServerConnectionData>), Error>,
+    /// The beginning of a record.
+    pub(super) carry: Vec<u8>,
 }
 
 impl fmt::Debug for Session {
@@ -141,6 +149,30 @@ impl Session {
         }
     }
 
+    /// Whether nothing is under way that only rustls knows of: TLS 1.3, nothing to send, and at most the beginning of a record has come.
+    fn is_at_rest(&self) -> bool {
+        self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+            && !self.failed
+            && !self.peer_closed
+            && self.due.is_empty()
+            // What begins with another byte is a piece of a handshake message that rustls has decrypted already.
+            && self.carry.first().is_none_or(|&kind| kind == super::record::DATA)
+    }
+
+    /// Gives the keys away, after the handshake; the session itself if rustls is to go on.
+    pub(super) fn into_keys(self: Box<Self>) -> Result<Taken, Box<Self>> {
+        if !self.is_at_rest() {
+            return Err(self);
+        }
+        let Self {
+            connection, carry, ..
+        } = *self;
+        Ok(Taken {
+            keys: connection.dangerous_into_kernel_connection(),
+            carry,
+        })
+    }
+
     /// Whether the two sides have not come to terms yet.
     pub(super) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
@@ -180,7 +212,7 @@ impl Session {
         &mut self,
         records: &mut Sealed,
         mut encrypt: impl FnMut(
-            ConnectionState<'_, '_, rustls::server::ServerConnectionData>,
+            ConnectionState<'_, '_, ServerConnectionData>,
             &mut [u8],
         ) -> Option<Result<usize, EncryptError>>,
     ) -> Result<(), Error> {
@@ -279,8 +311,14 @@ impl Sealed {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.reserve(bytes.len());
-        self.buffer[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        self.extend(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Room for so many bytes more, whatever lies there, which count as written from now on.
+    pub(super) fn extend(&mut self, more: usize) -> &mut [u8] {
+        self.reserve(more);
+        let start = self.len;
+        self.len += more;
+        &mut self.buffer[start..self.len]
     }
 }

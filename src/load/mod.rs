@@ -1,8 +1,9 @@
 //! `trunkline load`: loads a relay of this protocol, ours or another, and reports what it cost.
 //!
 //! Owns the loads, the connections they run over, and their reports. It is a client: it uses `proto` and `auth` to speak the
-//! protocol (and of QUIC the relay's settings), and no other room, so that nothing of the relay can flatter itself. It must cost less than what it measures: one
-//! thread, frames made beforehand, no copy of what comes in; each report has its own CPU time beside the relay's.
+//! protocol (and of QUIC the relay's settings), and no other room, so that nothing of the relay can flatter itself. What it does beside the
+//! calls that a load consists of must be little: one thread, frames made beforehand, no copy of what comes in; each report has its own CPU time
+//! beside the relay's.
 //! (performance.md; peer-protocol.md.)
 //!
 //! [`execute`] is the whole of it: settings in, [`Report`] out. The comparison in `benches/compare/` calls it too.

@@ -32,8 +32,8 @@ def helm(*args):
     return subprocess.run(["helm", *args], capture_output=True, text=True)
 
 
-def render(values, *sets, version="1.31", release="r"):
-    flags = [flag for one in sets for flag in ("--set", one)]
+def render(values, *sets, version="1.31", release="r", flags=()):
+    flags = [*flags, *(flag for one in sets for flag in ("--set", one))]
     return helm("template", release, str(CHART), "-f", str(values), "-n", "mesh", "--kube-version", version, *flags)
 
 
@@ -163,6 +163,12 @@ numbers = [one["containerPort"] for one in found["Deployment", "r-trunkline"]["s
 check(len(numbers) == len(set(numbers)), f"two container ports of one number: {numbers}")
 check(found["Service", "r-trunkline-udp"]["spec"]["ports"][0]["targetPort"] in numbers, "QUIC arrives at the peers' port")
 check(found["UDPRoute", "r-trunkline"]["spec"]["rules"][0]["backendRefs"][0] == {"name": "r-trunkline-udp", "port": 443}, "UDPRoute")
+# Routes that were alpha: the version that the cluster serves, and the stable one where that is not known.
+for kind in ("TLSRoute", "UDPRoute"):
+    for served, version in [([], "v1"), (["v1alpha2"], "v1alpha2"), (["v1alpha2", "v1"], "v1")]:
+        flags = [f"--api-versions=gateway.networking.k8s.io/{one}/{kind}" for one in served]
+        route = objects(CHART / "ci/autoscaled.yaml", flags=flags)[kind, "r-trunkline"]
+        check(route["apiVersion"] == f"gateway.networking.k8s.io/{version}", f"{kind} where {served} is served: {route['apiVersion']}")
 check(found["TLSRoute", "r-trunkline"]["spec"]["hostnames"] == ["relay.example.com"], "TLSRoute")
 check(found["Certificate", "r-trunkline"]["spec"]["dnsNames"] == ["relay.example.com"], "Certificate")
 

@@ -195,6 +195,14 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* TLSRoute and UDPRoute: v1, unless the cluster's Gateway API is so old that it serves their alpha version alone. */}}
+{{- define "trunkline.routeVersion" -}}
+{{- $served := (first .).Capabilities.APIVersions -}}
+{{- $alpha := $served.Has (printf "gateway.networking.k8s.io/v1alpha2/%s" (last .)) -}}
+{{- $stable := $served.Has (printf "gateway.networking.k8s.io/v1/%s" (last .)) -}}
+gateway.networking.k8s.io/{{ if and $alpha (not $stable) }}v1alpha2{{ else }}v1{{ end }}
+{{- end -}}
+
 {{- define "trunkline.routeMetadata" }}
   namespace: {{ .Release.Namespace }}
   labels:

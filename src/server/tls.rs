@@ -119,25 +119,14 @@ mod tests {
     use super::*;
     use crate::auth::AllowAll;
     use crate::peer::HANDSHAKE_TIMEOUT;
-    use crate::tls::{AnyCertificate, CertificateFiles};
+    use crate::tls::{AnyCertificate, Certificate};
 
     /// Certificates with a challenge that is shown to whoever asks for it.
     fn challenged(domain: &str) -> Certificates {
-        let made = rcgen::generate_simple_self_signed([domain.to_owned()]).unwrap();
-        let name = format!("trunkline-acme-held-{}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&dir).unwrap();
-        let files = CertificateFiles {
-            certificate: dir.join("tls.crt"),
-            key: dir.join("tls.key"),
-        };
-        std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-        std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         let certificates = Certificates::new();
-        let loaded = files.load().unwrap();
-        certificates.show_challenge(domain, loaded.key());
-        certificates.set(loaded);
-        std::fs::remove_dir_all(&dir).unwrap();
+        let certificate = Certificate::self_signed(domain);
+        certificates.show_challenge(domain, certificate.key());
+        certificates.set(certificate);
         certificates
     }
 

@@ -86,6 +86,14 @@ impl Certificate {
         })
     }
 
+    /// One that nobody has signed but itself.
+    #[cfg(test)]
+    pub(crate) fn self_signed(domain: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([domain.to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        Self::new(vec![made.cert.into()], key).unwrap()
+    }
+
     /// Chain and key, as rustls takes them.
     pub(crate) fn key(&self) -> CertifiedKey {
         CertifiedKey::clone(&self.key)

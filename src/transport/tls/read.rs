@@ -198,18 +198,18 @@ impl ReadState {
         if let Some(fault) = own.fault {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
         }
-        if out.remaining() >= DIRECT_MIN {
+        self.stage = if out.remaining() >= DIRECT_MIN {
             let (count, stage) = ready!(own.poll_fill(shared, cx, out.initialize_unfilled()))?;
             out.advance(count);
-            self.stage = stage;
+            stage
         } else {
             let mut buffer = Buffer::take();
             let (count, stage) = ready!(own.poll_fill(shared, cx, &mut buffer))?;
             let (now, later) = buffer[..count].split_at(count.min(out.remaining()));
             out.put_slice(now);
             self.left.extend_from_slice(later);
-            self.stage = stage;
-        }
+            stage
+        };
         Poll::Ready(Ok(()))
     }
 

@@ -16,7 +16,7 @@ use super::*;
 use crate::outbox::{Framing, Outbox, QueuePolicy, TryWrite as _, write_out};
 use crate::telemetry::counters::Counters;
 use crate::ticks::Ticks;
-use crate::tls::{AnyCertificate, CertificateFiles, Certificates, server_config};
+use crate::tls::{AnyCertificate, Certificate, Certificates, server_config};
 
 const SUITES: [SupportedCipherSuite; 3] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -24,20 +24,9 @@ const SUITES: [SupportedCipherSuite; 3] = [
     cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
 ];
 
-fn server(test: &str) -> Arc<ServerConfig> {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let name = format!("trunkline-records-{test}-{}", std::process::id());
-    let dir = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&dir).unwrap();
-    let files = CertificateFiles {
-        certificate: dir.join("tls.crt"),
-        key: dir.join("tls.key"),
-    };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+fn server() -> Arc<ServerConfig> {
     let certificates = Certificates::new();
-    certificates.set(files.load().unwrap());
-    std::fs::remove_dir_all(&dir).unwrap();
+    certificates.set(Certificate::self_signed("localhost"));
     server_config(&certificates, &[])
 }
 
@@ -181,7 +170,7 @@ async fn read_all(read: &mut TlsReadHalf, len: usize, step: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn each_suite_carries_data_both_ways_into_buffers_of_any_size() {
-    let config = server("suites");
+    let config = server();
     let tls12 = cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
     for suite in SUITES.into_iter().chain([tls12]) {
         let (mut client, stream) = TestClient::open(suite, &config).await;
@@ -207,7 +196,7 @@ async fn each_suite_carries_data_both_ways_into_buffers_of_any_size() {
 /// The socket brings what it brings: any part of a record, and the rest later.
 #[tokio::test]
 async fn records_may_be_cut_anywhere() {
-    let config = server("cut");
+    let config = server();
     let (mut client, stream) = TestClient::open(SUITES[0], &config).await;
     let (mut read, _write) = stream.into_split();
     let data = numbers(90);
@@ -241,7 +230,7 @@ const BUFFER: usize = 62 * 1024;
 /// What a client sends in one piece with the end of its handshake is not lost, nor what it sends half of.
 #[tokio::test]
 async fn data_that_comes_with_the_end_of_the_handshake_is_kept() {
-    let config = server("early");
+    let config = server();
     for half in [false, true] {
         let (mut client, tcp) = TestClient::pair(SUITES[0]).await;
         let data = numbers(3000);
@@ -272,7 +261,7 @@ async fn data_that_comes_with_the_end_of_the_handshake_is_kept() {
 
 #[tokio::test]
 async fn keys_are_changed_and_the_answer_comes_before_the_next_data() {
-    let config = server("update");
+    let config = server();
     for suite in SUITES {
         let (mut client, stream) = TestClient::open(suite, &config).await;
         let (mut read, mut write) = stream.into_split();
@@ -296,7 +285,7 @@ async fn keys_are_changed_and_the_answer_comes_before_the_next_data() {
 /// A client that has its key changed again and again and takes nothing makes nothing grow.
 #[tokio::test]
 async fn who_takes_no_answer_gets_one() {
-    let config = server("answers");
+    let config = server();
     let (mut client, stream) = TestClient::open(SUITES[0], &config).await;
     let (mut read, mut write) = stream.into_split();
     // Until the socket takes nothing more.
@@ -327,7 +316,7 @@ type Change = fn(&mut Vec<u8>);
 
 #[tokio::test]
 async fn a_changed_or_too_long_record_is_answered_by_alert_and_ends_all() {
-    let config = server("bad");
+    let config = server();
     let tamper: [(Change, AlertDescription); 4] = [
         (
             |out| *out.last_mut().unwrap() ^= 1,
@@ -359,7 +348,7 @@ async fn a_changed_or_too_long_record_is_answered_by_alert_and_ends_all() {
 
 #[tokio::test]
 async fn both_sides_say_when_they_end() {
-    let config = server("close");
+    let config = server();
     let (mut client, stream) = TestClient::open(SUITES[0], &config).await;
     let (mut read, mut write) = stream.into_split();
     client.send(b"last").await;
@@ -383,7 +372,7 @@ async fn both_sides_say_when_they_end() {
 /// Slabs are sealed where they lie; a socket that takes only a part, and a writer that goes on, lose and double nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slabs_of_producers_and_of_the_writer_arrive_in_order() {
-    let config = server("slabs");
+    let config = server();
     let (mut client, stream) = TestClient::open(SUITES[0], &config).await;
     let socket = socket2::SockRef::from(stream.tcp());
     socket.set_send_buffer_size(8 * 1024).unwrap();

@@ -94,15 +94,16 @@ async fn exchange_both_ways(one: &mut Client, other: &mut Client) -> bool {
 async fn life_behind(mut proxy: Proxy, relay: &Program) {
     let name = proxy.name;
     let (one_name, two_name) = (format!("{name} plain"), format!("{name} tls"));
-    let (mut one, one_addr) = connect(proxy.plain, proxy.plain_tls(), &one_name).await;
+    let (mut one, one_addr) = connect(proxy.plain(), proxy.plain_tls(), &one_name).await;
     let (mut two, two_addr) = connect(proxy.second(), proxy.second_tls(), &two_name).await;
     assert!(exchange_both_ways(&mut one, &mut two).await, "{name}");
 
     for addr in [one_addr, two_addr] {
-        let line = relay.line(&addr.to_string());
+        let told = proxy.kind.told(addr);
+        let line = relay.line(&told);
         let line = line.unwrap_or_else(|| panic!("{name}: {addr} is not in the log"));
         assert_eq!(line["message"], "peer connected", "{name}: {line}");
-        assert_eq!(line["client.address"], addr.to_string(), "{name}");
+        assert_eq!(line["client.address"], told, "{name}");
     }
 
     sleep(IDLE).await;
@@ -116,7 +117,7 @@ async fn life_behind(mut proxy: Proxy, relay: &Program) {
         "{name}: what its file says of a reload"
     );
     // Whoever was cut off comes back, and new ones come in.
-    let (mut one, _) = connect(proxy.plain, proxy.plain_tls(), &one_name).await;
+    let (mut one, _) = connect(proxy.plain(), proxy.plain_tls(), &one_name).await;
     let (mut two, _) = connect(proxy.second(), proxy.second_tls(), &two_name).await;
     assert!(exchange_both_ways(&mut one, &mut two).await, "{name}");
 }
@@ -139,7 +140,7 @@ async fn peers_live_behind_every_proxy() {
                 args.extend(["-c", &files[0], "-k", &files[1]]);
             }
             let relay = relay(&dir, &args).await;
-            let proxy = Proxy::start(kind, &dir, tls, relay.addr(), "30s").await;
+            let proxy = Proxy::start(kind, &dir, tls, &relay, "30s").await;
             life_behind(proxy, &relay).await;
         });
     }
@@ -149,7 +150,7 @@ async fn peers_live_behind_every_proxy() {
 }
 
 /// The other side of it: a proxy that waits for less than the health checks' 25 s cuts its peers off, so it is those that keep
-/// them. Caddy waits for ever, so there is nothing to show.
+/// them. Caddy and Traefik wait for ever, so there is nothing to show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_waits_for_less_than_a_health_check_cuts_peers_off() {
     let kinds = Kind::ALL.iter().filter(|kind| kind.has_timeout);
@@ -162,8 +163,8 @@ async fn a_proxy_that_waits_for_less_than_a_health_check_cuts_peers_off() {
             args.extend(["-c", &files[0], "-k", &files[1]]);
         }
         let relay = relay(&dir, &args).await;
-        let proxy = Proxy::start(kind, &dir, tls, relay.addr(), "1s").await;
-        let (mut client, _) = connect(proxy.plain, proxy.plain_tls(), "x").await;
+        let proxy = Proxy::start(kind, &dir, tls, &relay, "1s").await;
+        let (mut client, _) = connect(proxy.plain(), proxy.plain_tls(), "x").await;
         let event = timeout(PATIENCE, client.recv()).await;
         let event = event.expect("the proxy ends the connection");
         assert!(
@@ -189,8 +190,8 @@ async fn no_client_chooses_its_address() {
     for kind in kinds.filter(|kind| kind.is_installed()) {
         let dir = dir(&format!("{}-forged", kind.name));
         let relay = relay(&dir, kind.relay_args).await;
-        let proxy = Proxy::start(kind, &dir, Tls::new(&dir), relay.addr(), "30s").await;
-        let mut stream = connection(proxy.plain).await;
+        let proxy = Proxy::start(kind, &dir, Tls::new(&dir), &relay, "30s").await;
+        let mut stream = connection(proxy.plain()).await;
         let addr = stream.local_addr().unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = [0; 12];
@@ -198,7 +199,7 @@ async fn no_client_chooses_its_address() {
         assert_eq!(&answer, b"HTTP/1.1 101", "{}", kind.name);
         drop(stream);
         until("the relay says who has not authenticated", || {
-            relay.line(&addr.to_string()).is_some() || relay.line("192.0.2.66").is_some()
+            relay.line(&kind.told(addr)).is_some() || relay.line("192.0.2.66").is_some()
         })
         .await;
         assert!(relay.line("192.0.2.66").is_none(), "{}", kind.name);

@@ -1,5 +1,7 @@
 //! Proxies, started with the files of `deploy/proxies/` in which addresses and timeouts are replaced.
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::until;
+use crate::support::{Program, until};
 
 /// What the certificate is for.
 pub(crate) const NAME: &str = "relay.example.com";
@@ -30,6 +32,8 @@ pub(crate) struct Kind {
     pub(crate) has_timeout: bool,
     /// Whether a reload leaves connected peers alone.
     pub(crate) keeps_connections: bool,
+    /// Whether it tells the client's port, too.
+    tells_port: bool,
 }
 
 impl Kind {
@@ -82,6 +86,23 @@ impl Kind {
             keeps_connections: false,
             ..Self::HTTP
         },
+        Self {
+            name: "traefik",
+            program: "traefik",
+            file: "traefik-relay.yaml",
+            has_timeout: false,
+            tells_port: false,
+            ..Self::HTTP
+        },
+        Self {
+            name: "traefik-tcp",
+            program: "traefik",
+            file: "traefik-tcp.yaml",
+            relay_args: &["--proxy-protocol=required"],
+            relay_has_tls: true,
+            has_timeout: false,
+            ..Self::HTTP
+        },
     ];
 
     const HTTP: Self = Self {
@@ -93,22 +114,45 @@ impl Kind {
         relay_has_tls: false,
         has_timeout: true,
         keeps_connections: true,
+        tells_port: true,
     };
 
+    /// A client's address as the relay tells it behind this proxy.
+    pub(crate) fn told(&self, client: SocketAddr) -> String {
+        if self.tells_port {
+            client.to_string()
+        } else {
+            client.ip().to_string()
+        }
+    }
+
+    /// The file that it is started with.
+    fn start_file(&self) -> &'static str {
+        match self.program {
+            "traefik" => "traefik.yaml",
+            _ => self.file,
+        }
+    }
+
     pub(crate) fn is_installed(&self) -> bool {
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        // Debian keeps servers where only root looks.
-        let mut dirs: Vec<PathBuf> = std::env::split_paths(&paths).collect();
-        dirs.push("/usr/sbin".into());
-        dirs.iter().any(|dir| dir.join(self.program).is_file())
+        std::env::split_paths(&path()).any(|dir| dir.join(self.program).is_file())
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(self.program);
-        let paths = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{paths}:/usr/sbin"));
+        command.env("PATH", path());
         command
     }
+}
+
+/// Where proxies are looked for: also where Debian keeps servers, which only root's path has, and where `.ci/run` puts Traefik.
+fn path() -> OsString {
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let more = [
+        PathBuf::from("/usr/sbin"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/deploy-venv/bin"),
+    ];
+    std::env::join_paths(std::env::split_paths(&usual).chain(more)).unwrap()
 }
 
 /// A certificate of our own, and a client that trusts it.
@@ -157,15 +201,22 @@ impl Tls {
 pub(crate) struct Proxy {
     pub(crate) kind: &'static Kind,
     pub(crate) name: &'static str,
-    /// Where clients connect, without TLS where the proxy has it.
-    pub(crate) plain: SocketAddr,
-    tls_addr: SocketAddr,
     tls: Tls,
     dir: PathBuf,
-    admin: SocketAddr,
-    relay: SocketAddr,
+    addrs: Addrs,
     patience: &'static str,
     child: Child,
+}
+
+/// The addresses in a proxy's files.
+#[derive(Clone, Copy, Debug)]
+struct Addrs {
+    plain: SocketAddr,
+    tls: SocketAddr,
+    admin: SocketAddr,
+    relay: SocketAddr,
+    /// Of the relay.
+    health: SocketAddr,
 }
 
 impl Drop for Proxy {
@@ -187,36 +238,35 @@ fn free() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// Waits until somebody listens there.
-async fn listening(name: &str, addr: SocketAddr) {
-    until(&format!("{name} listens on {addr}"), || {
-        std::net::TcpStream::connect(addr).is_ok()
-    })
-    .await;
-}
-
 impl Proxy {
     /// Starts it in front of `relay`, with this for each of its timeouts for silent connections.
     pub(crate) async fn start(
         kind: &'static Kind,
         dir: &Path,
         tls: Tls,
-        relay: SocketAddr,
+        relay: &Program,
         patience: &'static str,
     ) -> Self {
-        let config = dir.join(kind.file);
-        let [plain, tls_addr, admin] = [free(), free(), free()];
-        let text = configured(kind, dir, [plain, tls_addr, admin, relay], patience);
-        std::fs::write(&config, text).unwrap();
+        let addrs = Addrs {
+            plain: free(),
+            tls: free(),
+            admin: free(),
+            relay: relay.addr(),
+            health: relay.health(),
+        };
         let mut command = kind.command();
         match kind.program {
             "nginx" => command.args(["-g", "daemon off;", "-p"]).arg(dir).arg("-c"),
             "haproxy" => command.args(["-W", "-db", "-f"]),
-            _ => command.args(["run", "--adapter=caddyfile", "--config"]),
+            "caddy" => command.args(["run", "--adapter=caddyfile", "--config"]),
+            _ => command.arg("--configFile"),
         };
         let log = std::fs::File::create(dir.join("proxy.log")).unwrap();
+        for file in [kind.file, kind.start_file()] {
+            write(kind, file, dir, &addrs, patience);
+        }
         let child = command
-            .arg(&config)
+            .arg(dir.join(kind.start_file()))
             // Where Caddy keeps what it keeps.
             .env("HOME", dir)
             .stdin(Stdio::null())
@@ -224,28 +274,75 @@ impl Proxy {
             .stderr(log)
             .spawn()
             .unwrap();
-        listening(kind.name, plain).await;
-        Self {
+        let proxy = Self {
             kind,
             name: kind.name,
-            plain,
-            tls_addr,
             tls,
             dir: dir.to_owned(),
-            admin,
-            relay,
+            addrs,
             patience,
             child,
+        };
+        proxy.listening().await;
+        if kind.program == "traefik" {
+            proxy.has_read("relay.example.com").await;
         }
+        proxy
     }
 
-    /// Lets it read its file again, in which the plain listener now has another port: so it is seen when it has.
+    /// Where clients connect, without TLS where the proxy has it.
+    pub(crate) const fn plain(&self) -> SocketAddr {
+        self.addrs.plain
+    }
+
+    /// Waits until somebody listens where clients connect.
+    async fn listening(&self) {
+        until(&format!("{} listens", self.name), || {
+            std::net::TcpStream::connect(self.addrs.plain).is_ok()
+        })
+        .await;
+    }
+
+    /// Waits until Traefik's own account of its configuration has this text.
+    async fn has_read(&self, text: &str) {
+        let addr = self.addrs.admin;
+        until(&format!("{} has read {text}", self.name), || {
+            let request = "GET /api/rawdata HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            std::net::TcpStream::connect(addr)
+                .and_then(|mut stream| {
+                    stream.write_all(request.as_bytes())?;
+                    std::io::read_to_string(stream)
+                })
+                .is_ok_and(|answer| answer.contains(text))
+        })
+        .await;
+    }
+
+    /// Lets it read its file again, in which something is new, so that it is seen when it has: the plain listener's port; for
+    /// Traefik, which would have to be started again for that, a rule.
     pub(crate) async fn reload(&mut self) {
-        let config = self.dir.join(self.kind.file);
-        self.plain = free();
-        let addrs = [self.plain, self.tls_addr, self.admin, self.relay];
-        let text = configured(self.kind, &self.dir, addrs, self.patience);
-        std::fs::write(&config, text).unwrap();
+        let file = self.dir.join(self.kind.file);
+        if self.kind.program == "traefik" {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let host = if self.kind.relay_has_tls {
+                "HostSNI"
+            } else {
+                "Host"
+            };
+            let rule = format!("{host}(`{NAME}`)");
+            let more = format!("{rule} && !{host}(`reloaded.example.com`)");
+            assert!(text.contains(&rule), "{text}");
+            std::fs::write(&file, text.replace(&rule, &more)).unwrap();
+            return self.has_read("reloaded.example.com").await;
+        }
+        self.addrs.plain = free();
+        write(
+            self.kind,
+            self.kind.file,
+            &self.dir,
+            &self.addrs,
+            self.patience,
+        );
         let mut command = self.kind.command();
         match self.kind.program {
             "nginx" => command
@@ -254,21 +351,16 @@ impl Proxy {
                 .arg("-c"),
             "haproxy" => {
                 signal(&self.child, "USR2");
-                listening(self.name, self.plain).await;
-                return;
+                return self.listening().await;
             }
             _ => command
                 .args(["reload", "--adapter=caddyfile", "--address"])
-                .arg(self.admin.to_string())
+                .arg(self.addrs.admin.to_string())
                 .arg("--config"),
         };
-        let output = command
-            .arg(&config)
-            .env("HOME", &self.dir)
-            .output()
-            .unwrap();
+        let output = command.arg(&file).env("HOME", &self.dir).output().unwrap();
         assert!(output.status.success(), "{}: {output:?}", self.name);
-        listening(self.name, self.plain).await;
+        self.listening().await;
     }
 
     /// How to speak on the plain listener: TLS passes a TCP proxy through.
@@ -279,9 +371,9 @@ impl Proxy {
     /// Where a second client connects: with TLS, if the proxy ends it.
     pub(crate) fn second(&self) -> SocketAddr {
         if self.ends_tls() {
-            self.tls_addr
+            self.addrs.tls
         } else {
-            self.plain
+            self.addrs.plain
         }
     }
 
@@ -294,30 +386,34 @@ impl Proxy {
     }
 
     fn ends_tls(&self) -> bool {
-        self.kind.file != "haproxy-tcp.cfg"
+        !self.kind.file.contains("-tcp.")
     }
 }
 
-/// The file of `deploy/proxies/`, with addresses, paths and timeouts of the test's.
-fn configured(
-    kind: &Kind,
-    dir: &Path,
-    [plain, tls, admin, relay]: [SocketAddr; 4],
-    patience: &str,
-) -> String {
-    let file = Path::new("deploy/proxies").join(kind.file);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let mut text = std::fs::read_to_string(file).unwrap();
+/// Writes a file of `deploy/proxies/`, with addresses, paths and timeouts of the test's.
+fn write(kind: &Kind, file: &str, dir: &Path, addrs: &Addrs, patience: &str) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/proxies");
+    let mut text = std::fs::read_to_string(source.join(file)).unwrap();
     let mut replace = |from: &str, to: String| {
-        assert!(text.contains(from), "{} has no {from:?}", kind.file);
+        assert!(text.contains(from), "{file} has no {from:?}");
         text = text.replace(from, &to);
     };
+    let &Addrs {
+        plain,
+        tls,
+        admin,
+        relay,
+        health,
+    } = addrs;
+    let target = dir.join(file);
     let dir = dir.display();
-    if !kind.change.0.is_empty() {
-        replace(kind.change.0, kind.change.1.to_owned());
+    if file == kind.file {
+        if !kind.change.0.is_empty() {
+            replace(kind.change.0, kind.change.1.to_owned());
+        }
+        replace("127.0.0.1:33080", relay.to_string());
     }
-    replace("127.0.0.1:33080", relay.to_string());
-    match kind.file {
+    match file {
         "nginx.conf" => {
             replace("listen 80;", format!("listen {plain};"));
             replace("listen 443 ssl;", format!("listen {tls} ssl;"));
@@ -348,6 +444,31 @@ fn configured(
             replace("server 60s", format!("server {patience}"));
             replace("maxconn 20000", "maxconn 100".into());
         }
+        "traefik.yaml" => {
+            let [web, websecure] = if kind.relay_has_tls {
+                [tls, plain]
+            } else {
+                [plain, tls]
+            };
+            // Also its timeouts for requests, which must not be those for connections.
+            let transport = format!(
+                "transport: {{respondingTimeouts: {{readTimeout: {patience}, idleTimeout: {patience}}}}}"
+            );
+            let at = |addr: SocketAddr| format!("address: \"{addr}\"\n    {transport}\n");
+            replace("address: \":80\"\n", at(web));
+            replace("address: \":443\"\n", at(websecure));
+            let api = format!("entryPoints:\n  traefik:\n    address: \"{admin}\"\n");
+            replace("entryPoints:\n", format!("api: {{insecure: true}}\n{api}"));
+            replace(
+                "/etc/traefik/traefik-relay.yaml",
+                format!("{dir}/{}", kind.file),
+            );
+        }
+        "traefik-relay.yaml" => {
+            replace("port: 9000", format!("port: {}", health.port()));
+            replace("/etc/traefik/tls/", format!("{dir}/"));
+        }
+        "traefik-tcp.yaml" => {}
         _ => {
             replace("admin localhost:2019", format!("admin {admin}"));
             replace(":443 {", format!(":{} {{", tls.port()));
@@ -355,5 +476,5 @@ fn configured(
             replace("/etc/caddy/tls/", format!("{dir}/"));
         }
     }
-    text
+    std::fs::write(target, text).unwrap();
 }

@@ -330,11 +330,13 @@ impl Permit {
     }
 
     /// From now on the connection counts as one of `client`, for instance because a trusted proxy has said so, and no longer as
-    /// one of who it was before. Saying the same address twice is no second handshake; an unknown one changes nothing.
+    /// one of who it was before. Saying the same address twice is no second handshake; an unknown one changes nothing. If its
+    /// handshake goes on and that address has its share of them already, it is none any more: it begins again when its turn
+    /// comes ([`Permit::begin_handshake`]).
     ///
     /// # Errors
-    /// If that address may have no more connections or handshakes. That has been counted and logged; the caller ends the
-    /// connection.
+    /// If that address may have no more connections, or begins handshakes too fast. That has been counted and logged; the
+    /// caller ends the connection.
     pub fn identify(&self, client: RemoteAddr) -> Result<(), Refusal> {
         let Some(address) = client.get() else {
             return Ok(());
@@ -347,13 +349,10 @@ impl Permit {
         }
         let entered = shared.table.lock().enter(source, shared.began.elapsed());
         entered.map_err(|refusal| shared.refuse(refusal, client))?;
-        if let Some(handshake) = &mut held.handshake {
-            let Some(turn) = Turn::at_once(shared, source) else {
-                shared.table.lock().leave(source);
-                return Err(shared.refuse(Refusal::HandshakesPerAddress, client));
-            };
-            handshake.now_of(turn);
-        }
+        held.handshake = held.handshake.take().and_then(|mut handshake| {
+            handshake.now_of(Turn::at_once(shared, source)?);
+            Some(handshake)
+        });
         if let Some(before) = held.source.replace(source) {
             shared.table.lock().leave(before);
         }

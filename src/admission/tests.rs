@@ -182,30 +182,33 @@ async fn all_handshakes_together_have_a_limit_also_those_without_an_address_or_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_behind_a_proxy_is_one_of_its_clients_share_once_that_is_known() {
+async fn a_handshake_behind_a_proxy_is_one_of_its_clients_share_or_waits_once_that_is_known() {
     let admission = admission(Limits {
         handshakes: 1024,
         ..Limits::default()
     });
     let one = client("198.51.100.1");
     let mut places = Vec::new();
-    for number in 0..66 {
+    for number in 1..=66 {
         let permit = admission.admit(RemoteAddr::unknown()).unwrap();
         permit.try_begin_handshake(RemoteAddr::unknown()).unwrap();
-        let identified = permit.identify(one);
-        if number < 64 {
-            assert_eq!(identified, Ok(()));
-        } else {
-            assert_eq!(identified, Err(Refusal::HandshakesPerAddress));
-            assert_eq!(permit.identify(client("198.51.100.2")), Ok(()));
-        }
+        permit.identify(one).unwrap();
+        assert_eq!(admission.handshakes(), number.min(64));
         places.push(permit);
     }
+    let (waits, other) = (places.pop().unwrap(), places.pop().unwrap());
+    other.identify(client("198.51.100.2")).unwrap();
+    other.try_begin_handshake(client("198.51.100.2")).unwrap();
+    let in_vain = waits.begin_handshake(one, within(5)).await;
+    assert_eq!(in_vain, Err(Refusal::HandshakesPerAddress));
+    places[1].end_handshake();
+    waits.begin_handshake(one, within(5)).await.unwrap();
+    assert_eq!(admission.handshakes(), 65);
     // Who turns out to be somebody else leaves a turn behind.
     places[0].identify(client("198.51.100.3")).unwrap();
     let permit = admission.admit(one).unwrap();
     permit.try_begin_handshake(one).unwrap();
-    drop((places, permit));
+    drop((places, permit, waits, other));
     assert_eq!((admission.open(), admission.handshakes()), (0, 0));
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::extract::Request;
@@ -16,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, warn};
 
@@ -29,6 +30,9 @@ use crate::telemetry::spans::ConnectionSpan;
 use crate::transport::tls::TlsStream;
 use crate::transport::ws::{Stream, Upgraded};
 use crate::transport::{RemoteAddr, TransportKind};
+
+/// How long a request waits while its client's address has its share of handshakes: so long that there is time left to answer.
+const TURN: Duration = Duration::from_secs(HANDSHAKE_TIMEOUT.as_secs() / 2);
 
 /// Answers 101, or 200 over HTTP/2, and feeds the connection to the relay, or says what is wrong with the request.
 pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
@@ -57,11 +61,13 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         Some(permit) => permit.identify(client).map(|()| permit.clone()),
         None => relay.admission().admit(client),
     };
-    let begun = permit.and_then(|permit| permit.try_begin_handshake(client).map(|()| permit));
-    let permit = match begun {
+    let permit = match permit {
         Ok(permit) => permit,
         Err(refusal) => return too_many(refusal),
     };
+    if let Err(refusal) = permit.begin_handshake(client, Instant::now() + TURN).await {
+        return too_many(refusal);
+    }
     let stream_use = request.extensions_mut().remove::<StreamUse>();
     let on_upgrade = hyper::upgrade::on(&mut request);
     // A stranger's word on which trace this is a part of would let him write into other people's traces.

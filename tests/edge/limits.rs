@@ -181,6 +181,43 @@ async fn upgraded_connections_that_never_authenticate_have_their_share_too() {
     waits.expect_upgrade().await;
 }
 
+/// A proxy's connection turns out to be that of a client who has his share: it waits as well, and is refused in the end.
+#[tokio::test]
+async fn a_client_behind_a_trusted_proxy_waits_for_his_turn_too() {
+    let relay = TestRelay::with(|builder| {
+        builder
+            .max_handshakes(128)
+            .trusted_proxies("127.0.0.2".parse().unwrap())
+    });
+    let headers = "X-Real-Ip: 192.0.2.1\r\nX-Real-Port: 1\r\nHost:";
+    let upgrade = UPGRADE_REQUEST.replace("Host:", headers);
+    let behind = async || {
+        let mut client = from([127, 0, 0, 2], &relay).await;
+        client.write(upgrade.as_bytes()).await;
+        client
+    };
+    let clock = FrozenClock::freeze();
+    let mut strangers = Vec::new();
+    for _ in 0..64 {
+        let mut stranger = behind().await;
+        stranger.expect_upgrade().await;
+        strangers.push(stranger);
+    }
+    let admission = relay.relay.admission();
+    let mut waits = behind().await;
+    until("it waits", || admission.handshakes_waiting() == 1).await;
+    assert_eq!(admission.handshakes(), 64);
+    peer_from([127, 0, 0, 3], &relay, "other", false).await;
+    strangers.pop();
+    waits.expect_upgrade().await;
+    let mut in_vain = behind().await;
+    until("it waits, too", || admission.handshakes_waiting() == 1).await;
+    clock.advance(Duration::from_millis(5100)).await;
+    let answer = in_vain.http_head().await.expect("an answer");
+    assert_eq!(answer.status, 429);
+    assert_eq!(refused(&relay, "handshakes_per_address").await, 1);
+}
+
 #[tokio::test]
 async fn one_address_cannot_take_the_places_of_others() {
     let relay = TestRelay::with(|builder| builder.max_connections_per_address(2));

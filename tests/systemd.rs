@@ -281,17 +281,15 @@ fn a_socket_that_no_setting_names_is_an_error() {
     let (passed, addr) = listener();
     let (free, elsewhere) = listener();
     drop(free);
-    let said = failed(&mut service(vec![passed.into()], &elsewhere.to_string()));
+    let same = passed.try_clone().unwrap();
+    let said = failed(&mut service(vec![same.into()], &elsewhere.to_string()));
     let port = addr.port();
     let told = format!("what the service manager passed on [127.0.0.1:{port}]");
     assert!(said.contains(&told), "{said}");
     assert!(said.contains("must name the same address"), "{said}");
 
     // Bound for all addresses here, for one there: the address is in use, but that is not what is wrong.
-    let said = failed(&mut service(
-        vec![TcpListener::bind(addr).unwrap().into()],
-        &format!(":{port}"),
-    ));
+    let said = failed(&mut service(vec![passed.into()], &format!(":{port}")));
     assert!(said.contains("must name the same address"), "{said}");
 }
 

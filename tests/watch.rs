@@ -297,9 +297,7 @@ fn pages(dir: &Path, each: &mut impl FnMut(&str)) {
 
 /// Two pods with a stream between them, and a message for a peer that neither has: that costs the first one a lookup.
 async fn two_pods(one: &Path, other: &Path, env: &[(&str, &str)]) -> (Program, Program) {
-    // Free now, and a moment later most likely still: the pods must know each other's before they start.
-    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    let [first, second] = free.map(|listener| listener.local_addr().unwrap().port());
+    let [first, second] = support::ports();
     // At the third nobody listens.
     let peers = format!("--cluster-peers=127.0.0.1:{first},127.0.0.1:{second},127.0.0.1:9");
     let start = async |dir: &Path, port: u16| {

@@ -1,7 +1,7 @@
 //! Pebble and its DNS server on free ports of loopback.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 
 use crate::program;
-use crate::support::until;
+use crate::support::{free_address, until};
 
 /// A domain that Pebble refuses.
 pub(crate) const BLOCKED: &str = "blocked.example";
@@ -59,21 +59,6 @@ pub(crate) fn fresh_dir(test: &str) -> PathBuf {
     dir
 }
 
-/// A port of loopback that is free for TCP and UDP just now.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        if UdpSocket::bind(addr).is_ok() {
-            return addr.port();
-        }
-    }
-}
-
-fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port()))
-}
-
 /// Starts a program; None if it is not installed.
 fn started(command: &mut Command) -> Option<Killed> {
     let child = command
@@ -95,7 +80,7 @@ async fn answers(addr: SocketAddr) {
 impl Authority {
     /// Starts one. None where it is not installed, which is said.
     pub(crate) async fn start(test: &str, dir: &Path, wanted: Wanted) -> Option<Self> {
-        let (dns_addr, dns_management) = (loopback(), loopback());
+        let (dns_addr, dns_management) = (free_address(), free_address());
         let dns = started(
             Command::new("pebble-challtestsrv")
                 .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""])
@@ -114,8 +99,8 @@ impl Authority {
         let mut authority = Self {
             dir: dir.to_owned(),
             wanted,
-            addr: loopback(),
-            management: loopback(),
+            addr: free_address(),
+            management: free_address(),
             _dns: dns,
             dns_management,
             dns_addr,

@@ -17,7 +17,7 @@ use trunkline::auth::{Secret, mint};
 use trunkline::client::Client;
 
 use crate::authority::{Authority, Killed, fresh_dir};
-use crate::support::{Metrics, peer, real_pause, request, until};
+use crate::support::{Metrics, free_address, peer, real_pause, request, until};
 
 /// A running relay.
 #[derive(Debug)]
@@ -239,5 +239,5 @@ pub(crate) async fn https_get(
 
 /// A directory, and a free port for the relay.
 pub(crate) fn place(test: &str) -> (PathBuf, u16) {
-    (fresh_dir(test), crate::authority::free_port())
+    (fresh_dir(test), free_address().port())
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::authority::{Authority, Wanted};
 use crate::program::{Start, place};
-use crate::support::request;
+use crate::support::{free_address, request};
 
 const NAMESPACE: &str = "xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"";
 
@@ -206,7 +206,7 @@ async fn start(test: &str, domains: &str, records: Records) -> Option<(Start, Au
     let (dir, port) = place(test);
     let wanted = Wanted {
         lifetime: 7_776_000,
-        challenge_port: crate::authority::free_port(),
+        challenge_port: free_address().port(),
     };
     let authority = Authority::start(test, &dir, wanted).await?;
     let (double, aws) = Double::start(authority.dns_management, records).await;

@@ -10,7 +10,7 @@ use trunkline::client::Event;
 
 use crate::authority::{Authority, BLOCKED, Wanted};
 use crate::program::{Program, Start, place};
-use crate::support::until;
+use crate::support::{free_address, until};
 
 const DAY: u64 = 24 * 3600;
 
@@ -237,8 +237,7 @@ async fn an_authority_that_is_not_convinced_says_of_which_domain() {
     let test = "refused";
     let (dir, port) = place(test);
     // It comes to a port where nobody is.
-    let Some(authority) = authority(test, &dir, crate::authority::free_port(), 90 * DAY).await
-    else {
+    let Some(authority) = authority(test, &dir, free_address().port(), 90 * DAY).await else {
         return;
     };
     let start = Start::with(&dir, &authority, port, "relay.example.com");

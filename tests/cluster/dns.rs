@@ -10,8 +10,8 @@ use trunkline::cluster::discovery::{Dns, Resolver, Source};
 use trunkline::cluster::{Cluster, ClusterHandle, ClusterSecrets};
 use trunkline::proto::cluster::hello::ClusterSecret;
 
-use crate::pod::ports;
 use crate::support::dns::{DnsServer, Mood};
+use crate::support::ports;
 use crate::support::{MemoryClient, PATIENCE, TestRelay, payload_of, peer, transport, until};
 
 const NAME: &str = "pods.example.";
@@ -92,7 +92,7 @@ async fn say(from: &MemoryClient, me: &str, to: &mut MemoryClient, you: &str) {
 #[tokio::test]
 async fn a_cluster_grows_from_two_pods_to_five_and_shrinks_to_two() {
     let dns = DnsServer::start("").await;
-    let port = ports(1)[0];
+    let [port] = ports();
     set(&dns, &hosts(2));
     let mut pods = Vec::new();
     let mut peers = Vec::new();
@@ -140,7 +140,7 @@ async fn a_cluster_grows_from_two_pods_to_five_and_shrinks_to_two() {
 #[tokio::test]
 async fn pods_that_were_found_are_dialed_again_while_dns_fails() {
     let dns = DnsServer::start("").await;
-    let port = ports(1)[0];
+    let [port] = ports();
     let [one, two] = [hosts(2)[0], hosts(2)[1]].map(|host| SocketAddr::new(host, port));
     set(&dns, &hosts(2));
     let first = Local::start(&dns, one, NAME).await;
@@ -171,7 +171,7 @@ async fn pods_that_were_found_are_dialed_again_while_dns_fails() {
 #[tokio::test]
 async fn a_pod_whose_name_resolves_to_nothing_is_ready_alone_until_there_is_another() {
     let dns = DnsServer::start("").await;
-    let port = ports(1)[0];
+    let [port] = ports();
     let [one, two] = [hosts(2)[0], hosts(2)[1]].map(|host| SocketAddr::new(host, port));
     let first = Local::start(&dns, one, NAME).await;
     timeout(PATIENCE, first.cluster.ready())
@@ -197,7 +197,7 @@ async fn pods_meet_over_ipv6_on_ports_of_their_own() {
         return println!("SKIPPED: this machine has no IPv6");
     }
     let dns = DnsServer::start("").await;
-    let ports = ports(2);
+    let ports: [u16; 2] = ports();
     dns.set("host.example.", 0, &["::1"]);
     dns.set_services(
         "_pods._tcp.example.",

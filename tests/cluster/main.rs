@@ -11,9 +11,9 @@ mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 
-use pod::{Pod, next, ports, secret_file, status};
+use pod::{Pod, next, secret_file, status};
 use support::dns::{DnsServer, Mood};
-use support::{ids, payload_of, peer, transport, until};
+use support::{free_address, ids, payload_of, peer, ports, transport, until};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 use trunkline::auth::AllowAll;
@@ -24,7 +24,7 @@ use trunkline::{Relay, Server};
 
 #[tokio::test]
 async fn three_processes_are_one_relay_and_two_when_one_is_killed() {
-    let ports = ports(3);
+    let ports: [u16; 3] = ports();
     let mut pods = Vec::new();
     for &port in &ports {
         pods.push(Pod::start("three", port, &ports, "old\nnew\n", &[]).await);
@@ -58,7 +58,7 @@ async fn three_processes_are_one_relay_and_two_when_one_is_killed() {
 /// Whoever has the address now is another pod, whatever was known of the one before.
 #[tokio::test]
 async fn an_address_that_comes_back_as_another_pod_leads_to_its_peers_alone() {
-    let ports = ports(2);
+    let ports: [u16; 2] = ports();
     let one = Pod::start("back", ports[0], &ports, "secret\n", &[]).await;
     let mut alice = one.peer("alice").await;
     for (round, is_killed) in [(0, true), (1, false)] {
@@ -94,7 +94,7 @@ async fn an_address_that_comes_back_as_another_pod_leads_to_its_peers_alone() {
 
 #[tokio::test]
 async fn a_pod_with_another_secret_stays_alone_until_it_has_the_right_one() {
-    let ports = ports(2);
+    let ports: [u16; 2] = ports();
     let one = Pod::start("secret", ports[0], &ports, "right\n", &[]).await;
     let other = Pod::start("secret", ports[1], &ports, "wrong\n", &[]).await;
     let refused = [("reason", "hmac_mismatch")];
@@ -119,7 +119,7 @@ async fn a_pod_is_ready_when_it_has_looked_for_the_others_once() {
         .build()
         .unwrap();
     let resolver = Dns::at(dns.resolv_conf()).port(dns.port());
-    let announced = SocketAddr::from(([127, 0, 0, 1], ports(1)[0]));
+    let announced = free_address();
     let cluster = Cluster::builder(announced)
         .sources([Source::headless("pods.example.", announced.port()).unwrap()])
         .resolver(Resolver::new(resolver.map_err(Into::into)))
@@ -129,7 +129,7 @@ async fn a_pod_is_ready_when_it_has_looked_for_the_others_once() {
         .start(&relay)
         .unwrap();
     // Once is enough; the listener that the second one had by then is gone with it.
-    let second = SocketAddr::from(([127, 0, 0, 1], ports(1)[0]));
+    let second = free_address();
     let again = Cluster::builder(second).sources(["127.0.0.1:1".parse().unwrap()]);
     let refused = again.start(&relay).unwrap_err();
     assert!(matches!(refused, ClusterError::AlreadyJoined), "{refused}");

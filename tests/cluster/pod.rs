@@ -1,9 +1,7 @@
 //! The program as a pod of a cluster on loopback.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-
-use rand::RngExt as _;
 
 use crate::support::{Metrics, Program, RawClient, real_pause, request};
 
@@ -12,20 +10,6 @@ const SECRET: &str = "process-secret";
 /// A pod; killed when the test ends, however it ends.
 pub(crate) struct Pod {
     pub(crate) program: Program,
-}
-
-/// Ports that are free: from below those that the kernel gives to whoever dials, so that nobody takes one before its pod does.
-pub(crate) fn ports(count: usize) -> Vec<u16> {
-    let mut held: Vec<TcpListener> = Vec::new();
-    while held.len() < count {
-        let port = rand::rng().random_range(12_000..32_000);
-        // Without IPv6 there is only the one.
-        let bound = TcpListener::bind(("::", port));
-        held.extend(bound.or_else(|_| TcpListener::bind(("0.0.0.0", port))));
-    }
-    held.iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
 
 /// A directory for what the pod of this port reads and writes.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustix::process::Signal;
 
-use crate::pod::{Pod, directory, next, ports};
-use crate::support::{payload_of, peer, transport, until};
+use crate::pod::{Pod, directory, next};
+use crate::support::{payload_of, peer, ports, transport, until};
 
 /// The name that all pods of the cluster share.
 const NAME: &str = "relay.cluster.example";
@@ -62,7 +62,7 @@ async fn start(test: &str, port: u16, ports: &[u16]) -> Pod {
 #[tokio::test]
 async fn fault_12_processes_meet_over_tls_and_get_new_certificates_while_messages_flow() {
     let test = "tls";
-    let ports = ports(3);
+    let ports: [u16; 3] = ports();
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let mut pods = Vec::new();
     for &port in &ports[..2] {
@@ -113,7 +113,7 @@ async fn fault_12_processes_meet_over_tls_and_get_new_certificates_while_message
 #[tokio::test]
 async fn fault_12_a_process_whose_certificate_carries_another_name_is_refused() {
     let test = "tls-name";
-    let ports = ports(2);
+    let ports: [u16; 2] = ports();
     let ca = Authority::new("ca");
     ca.write(&directory(test, ports[0]), NAME);
     ca.write(&directory(test, ports[1]), "another.example");

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Program, until};
+use crate::support::{Program, free_address, until};
 
 /// What the certificate is for.
 pub(crate) const NAME: &str = "relay.example.com";
@@ -233,11 +233,6 @@ fn signal(child: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 impl Proxy {
     /// Starts it in front of `relay`, with this for each of its timeouts for silent connections.
     pub(crate) async fn start(
@@ -248,9 +243,9 @@ impl Proxy {
         patience: &'static str,
     ) -> Self {
         let addrs = Addrs {
-            plain: free(),
-            tls: free(),
-            admin: free(),
+            plain: free_address(),
+            tls: free_address(),
+            admin: free_address(),
             relay: relay.addr(),
             health: relay.health(),
         };
@@ -335,7 +330,7 @@ impl Proxy {
             std::fs::write(&file, text.replace(&rule, &more)).unwrap();
             return self.has_read("reloaded.example.com").await;
         }
-        self.addrs.plain = free();
+        self.addrs.plain = free_address();
         write(
             self.kind,
             self.kind.file,

@@ -20,6 +20,7 @@ mod http;
 mod metrics;
 #[cfg(target_os = "linux")]
 pub(crate) mod netns;
+mod ports;
 mod process;
 mod relay;
 pub(crate) mod stock_pod;
@@ -30,5 +31,6 @@ pub(crate) use clock::{FrozenClock, PATIENCE, real_pause, until};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, binary, frame};
 pub(crate) use http::{Answer, UPGRADE_REQUEST, request};
 pub(crate) use metrics::Metrics;
+pub(crate) use ports::{free_address, ports};
 pub(crate) use process::Program;
 pub(crate) use relay::{MemoryClient, NOW, SECRET, TestRelay, URL, auth_message, peer, token};

@@ -282,22 +282,42 @@ fn a_rolling_restart_is_no_matter_to_those_whose_pods_are_not_restarted() {
     });
 }
 
+/// Far away, and one packet in a hundred is lost.
 #[test]
 fn a_slow_link_loses_nothing_and_keeps_the_order() {
-    let Some(network) = Network::make("a_slow_link_loses_nothing_and_keeps_the_order", 2) else {
+    link_loses_nothing(
+        "a_slow_link_loses_nothing_and_keeps_the_order",
+        "netem delay 100ms 20ms loss 1%",
+        "Sent ",
+    );
+}
+
+/// Hardly as much as the pods have to say to each other; what does not fit into its queue is lost.
+#[test]
+fn a_narrow_link_loses_nothing_and_keeps_the_order() {
+    link_loses_nothing(
+        "a_narrow_link_loses_nothing_and_keeps_the_order",
+        "tbf rate 400kbit burst 3kb latency 300ms",
+        "overlimits ",
+    );
+}
+
+/// With `slow` on either end of the link, which counts what it did behind the word `worked`.
+fn link_loses_nothing(test: &str, slow: &str, worked: &str) {
+    let Some(network) = Network::make(test, 2) else {
         return;
     };
     for pod in 0..2 {
-        let slow = "qdisc add dev pods root netem delay 100ms 20ms loss 1%";
-        if let Err(why) = network.machine(pod).tc(slow) {
-            println!("skipped: a_slow_link_loses_nothing_and_keeps_the_order: no netem ({why})");
+        let slow = format!("qdisc add dev pods root {slow}");
+        if let Err(why) = network.machine(pod).tc(&slow) {
+            println!("skipped: {test}: no such qdisc ({why})");
             return;
         }
     }
     network.test(async || {
         let pods = Pod::start_all(&network, 2, &[]).await;
         let homes = std::iter::repeat_n([0, 1].map(Home::Only), pairs());
-        let swarm = Swarm::start("slow", 2, homes).await;
+        let swarm = Swarm::start(test, 2, homes).await;
         let before: Vec<Record> = swarm.all().map(|number| swarm.record(number)).collect();
         for _ in 0..20 {
             swarm.hear_each_other(swarm.all()).await;
@@ -308,5 +328,16 @@ fn a_slow_link_loses_nothing_and_keeps_the_order() {
             assert_eq!(lost, 0, "{number}: {before:?}, then {after:?}");
         }
         one_connection_each(&pods, 1).await;
+        for pod in 0..2 {
+            let mut counts = network.machine(pod).command("tc");
+            let counts = counts.args(["-s", "qdisc", "show", "dev", "pods"]).output();
+            let counts = String::from_utf8(counts.unwrap().stdout).unwrap();
+            let count = counts
+                .split(worked)
+                .nth(1)
+                .and_then(|rest| rest.split([' ', ')']).next());
+            let count: u64 = count.unwrap().parse().unwrap();
+            assert!(count > 100, "the link was not what it should be: {counts}");
+        }
     });
 }

@@ -49,11 +49,13 @@ pub(crate) fn text(results: &Results) -> String {
             lines.push(Line("", "messages lost", cells.collect()));
         }
     }
+    let names = lines.iter().map(|Line(name, ..)| name.len()).max();
+    let width = names.unwrap_or_default() + 2;
     lines
         .iter()
         .fold(String::new(), |mut text, Line(name, unit, cells)| {
             let cells: String = cells.iter().map(|cell| format!("  {cell:>24}")).collect();
-            writeln!(text, "{name:<44}{unit:<17}{cells}")
+            writeln!(text, "{name:<width$}{unit:<23}{cells}")
                 .expect("writing to a string does not fail");
             text
         })

@@ -27,7 +27,7 @@ use crate::telemetry::counters::Counters;
 use crate::time::Clock;
 
 /// What may wait for one pod by default, in bytes.
-const QUEUE_BYTES: usize = 8 << 20;
+const QUEUE_BYTES: usize = 16 << 20;
 
 /// The relay that a fabric serves, as the fabric sees it.
 pub trait Host {
@@ -147,7 +147,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// What may wait for one pod, in bytes. Default: 8 MiB.
+    /// What may wait for one pod, in bytes. Default: 16 MiB.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;

@@ -244,7 +244,7 @@ table! {
         help: "Speak without TLS to pods that have none, too: for the time of a migration",
     }
     CLUSTER_QUEUE_BYTES = {
-        name: "cluster-queue-bytes", default: Some("8MiB"), hint: "BYTES", group: Group::Cluster,
+        name: "cluster-queue-bytes", default: Some("16MiB"), hint: "BYTES", group: Group::Cluster,
         help: "What may wait for one slow pod before messages to it are dropped; at least 1MiB",
     }
     DRAIN_DELAY = {

@@ -184,6 +184,10 @@ for controller, (name, value) in idle.items():
     check(ingress["metadata"]["annotations"][name] == value, f"{controller}: {ingress['metadata']['annotations']}")
     check(ingress["metadata"]["annotations"]["example.com/own"] == "1", f"{controller}: own annotations are lost")
     check(ingress["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/relay", f"{controller}: path")
+service = objects(CHART / "ci/ingress-traefik.yaml")["Service", "r-trunkline"]
+scheme = {"traefik.ingress.kubernetes.io/service.serversscheme": "http"}
+check(service["metadata"]["annotations"] == scheme, "Traefik would speak TLS to port 443")
+check("annotations" not in objects(CHART / "ci/ingress-nginx.yaml")["Service", "r-trunkline"]["metadata"], "annotations of another controller")
 route = objects(CHART / "ci/gateway-http.yaml")["HTTPRoute", "r-trunkline"]["spec"]
 check(route["rules"][0]["timeouts"] == {"request": "0s"}, "a gateway that cuts peers off")
 check(route["rules"][0]["backendRefs"] == [{"name": "r-trunkline", "port": 443}], "HTTPRoute")

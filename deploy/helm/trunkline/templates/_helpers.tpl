@@ -236,7 +236,13 @@ gateway.networking.k8s.io/{{ if and $alpha (not $stable) }}v1alpha2{{ else }}v1{
     {{- with .Values.service.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with .Values.service.annotations }}
+  {{- $annotations := deepCopy .Values.service.annotations }}
+  {{- if and .Values.ingress.enabled (eq .Values.ingress.controller "traefik") }}
+  {{- /* It would speak TLS to port 443, whatever appProtocol says. */}}
+  {{- $scheme := ternary "https" "http" (ne (include "trunkline.tls" .) "") }}
+  {{- $annotations = merge $annotations (dict "traefik.ingress.kubernetes.io/service.serversscheme" $scheme) }}
+  {{- end }}
+  {{- with $annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}

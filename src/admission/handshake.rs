@@ -1,7 +1,7 @@
 //! A handshake that goes on: one of all, and one of its address, which take turns when there are more than their share.
 //!
 //! Turns, and not refusals: a mesh behind one address that comes back in the same second gets in as fast as its share allows, while a
-//! connection that waits costs a socket and no more.
+//! connection that waits costs a socket and no more. A request that waits costs more, so no more of them wait than may go on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
+use super::table::Gate;
 use crate::source::Source;
 
 /// What a handshake holds; dropped, the next may begin.
@@ -44,7 +45,7 @@ pub(super) struct Turn {
 
 impl Turn {
     /// Its address has a connection: an address without one has no limit here.
-    fn line_up(shared: &Arc<Shared>, source: Source) -> (Self, Option<Arc<Semaphore>>) {
+    fn line_up(shared: &Arc<Shared>, source: Source) -> (Self, Option<Gate>) {
         let gate = shared.table.lock().line_up(source);
         let turn = Self {
             shared: Arc::clone(shared),
@@ -58,24 +59,30 @@ impl Turn {
     pub(super) fn at_once(shared: &Arc<Shared>, source: Source) -> Option<Self> {
         let (mut turn, gate) = Self::line_up(shared, source);
         if let Some(gate) = gate {
-            turn.permit = Some(gate.try_acquire_owned().ok()?);
+            turn.permit = Some(gate.turns.try_acquire_owned().ok()?);
         }
         Some(turn)
     }
 
-    /// As [`Turn::at_once`], when one of the others is done. None if that takes longer than to `deadline`.
+    /// As [`Turn::at_once`], when one of the others is done. None if that takes longer than to `deadline`, or if more than `most` of
+    /// the address wait already.
     pub(super) async fn wait(
         shared: &Arc<Shared>,
         source: Source,
         deadline: Instant,
+        most: usize,
     ) -> Option<Self> {
         let (mut turn, gate) = Self::line_up(shared, source);
-        if let Some(gate) = gate {
-            let permit = match Arc::clone(&gate).try_acquire_owned() {
+        if let Some(Gate { turns, before }) = gate {
+            let permit = match Arc::clone(&turns).try_acquire_owned() {
                 Ok(permit) => permit,
                 Err(_) => {
+                    let going_on = shared.limits.handshakes_per_address();
+                    if before.saturating_sub(going_on) >= most {
+                        return None;
+                    }
                     let _waiting = Waiting::new(&turn.shared.waiting);
-                    let permit = timeout_at(deadline, gate.acquire_owned()).await;
+                    let permit = timeout_at(deadline, turns.acquire_owned()).await;
                     let permit = permit.ok()?.ok()?;
                     // Its turn has come with the end of those that began when it did: there is no time left to do anything with it.
                     if Instant::now() >= deadline {

@@ -370,12 +370,35 @@ impl Permit {
         client: RemoteAddr,
         deadline: Instant,
     ) -> Result<(), Refusal> {
+        self.begin(client, deadline, usize::MAX).await
+    }
+
+    /// As [`Permit::begin_handshake`], for a request, which costs more while it waits than a connection that has said something: no
+    /// more of one address wait than may go on.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn begin_request(
+        &self,
+        client: RemoteAddr,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let most = self.0.shared.limits.handshakes_per_address();
+        self.begin(client, deadline, most).await
+    }
+
+    async fn begin(
+        &self,
+        client: RemoteAddr,
+        deadline: Instant,
+        most_waiting: usize,
+    ) -> Result<(), Refusal> {
         let shared = &self.0.shared;
         let begin = self.0.held.lock().to_begin();
         let turn = match begin {
             Begin::Already => return Ok(()),
             Begin::Unknown => return self.take_place(None, client),
-            Begin::Of(source) => Turn::wait(shared, source, deadline),
+            Begin::Of(source) => Turn::wait(shared, source, deadline, most_waiting),
         };
         match turn.await {
             Some(turn) => self.take_place(Some(turn), client),

@@ -28,6 +28,14 @@ struct Entry {
     gate: Option<Arc<Semaphore>>,
 }
 
+/// Where the handshakes of one address take turns.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) turns: Arc<Semaphore>,
+    /// How many of them there are, those that wait included, without the one that asks.
+    pub(super) before: usize,
+}
+
 /// All addresses that are remembered.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -107,11 +115,13 @@ impl Table {
     }
 
     /// One handshake more of an address that has a connection: where it takes turns with the others.
-    pub(super) fn line_up(&mut self, source: Source) -> Option<Arc<Semaphore>> {
+    pub(super) fn line_up(&mut self, source: Source) -> Option<Gate> {
         let entry = self.entries.get_mut(&source)?;
+        let before = entry.handshakes as usize;
         entry.handshakes += 1;
         let new = || Arc::new(Semaphore::new(self.handshakes_max));
-        Some(Arc::clone(entry.gate.get_or_insert_with(new)))
+        let turns = Arc::clone(entry.gate.get_or_insert_with(new));
+        Some(Gate { turns, before })
     }
 
     /// One handshake less: it is done, or waits no longer.

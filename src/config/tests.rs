@@ -474,7 +474,7 @@ fn a_cluster_is_asked_for_by_a_name_or_by_a_list() {
     assert_eq!(one.announced, "10.0.0.1:7090".parse().unwrap());
     assert_eq!(one.auth_secret, None);
     assert!(!one.allow_one_way);
-    assert_eq!(one.queue_bytes, 8 << 20);
+    assert_eq!(one.queue_bytes, 16 << 20);
     let both = cluster(
         &[
             "--cluster-headless=_relay._tcp.mesh",

@@ -8,7 +8,7 @@ mod upgrade;
 use axum::Router;
 use axum::routing::any;
 
-pub(crate) use upgrade::StreamUse;
+pub(crate) use upgrade::{Deadline, StreamUse};
 
 pub use admin::{Readiness, health_router, metrics_router};
 

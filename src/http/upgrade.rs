@@ -31,8 +31,15 @@ use crate::transport::tls::TlsStream;
 use crate::transport::ws::{Stream, Upgraded};
 use crate::transport::{RemoteAddr, TransportKind};
 
-/// How long a request waits while its client's address has its share of handshakes: so long that there is time left to answer.
+/// How long a request waits while its client's address has its share of handshakes.
 const TURN: Duration = Duration::from_secs(HANDSHAKE_TIMEOUT.as_secs() / 2);
+
+/// How much of a connection's time is left to answer such a request.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// When the server ends the connection of a request, whatever has become of it by then. Servers that are not ours do without.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(pub(crate) Instant);
 
 /// Answers 101, or 200 over HTTP/2, and feeds the connection to the relay, or says what is wrong with the request.
 pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
@@ -43,9 +50,6 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
             return refusal.into_response();
         }
     };
-    if relay.is_draining() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "relay is shutting down\n").into_response();
-    }
     if !relay.has_memory() {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -65,8 +69,18 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         Ok(permit) => permit,
         Err(refusal) => return too_many(refusal),
     };
-    if let Err(refusal) = permit.begin_handshake(client, Instant::now() + TURN).await {
-        return too_many(refusal);
+    let latest = Instant::now() + TURN;
+    let latest = match request.extensions().get() {
+        Some(&Deadline(end)) => latest.min(end - ANSWER),
+        None => latest,
+    };
+    let mut drain = relay.drain().watch();
+    tokio::select! {
+        biased;
+        () = drain.started() => return shutting_down(),
+        begun = permit.begin_request(client, latest) => if let Err(refusal) = begun {
+            return too_many(refusal);
+        },
     }
     let stream_use = request.extensions_mut().remove::<StreamUse>();
     let on_upgrade = hyper::upgrade::on(&mut request);
@@ -76,7 +90,7 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
         .trusts(connection_address(&request))
         .then(|| request.headers());
     let span = ConnectionSpan::start(&client, TransportKind::WebSocket.name(), trace);
-    let peer = take_over(relay, on_upgrade, client, span, permit);
+    let peer = take_over(relay, on_upgrade, client, span, permit, drain);
     match stream_use {
         // The usual task is not to be larger for the sake of the other.
         None => tokio::spawn(peer),
@@ -103,6 +117,10 @@ pub(super) async fn upgrade(relay: Relay, mut request: Request) -> Response {
 /// no more use. Servers that are not ours do without.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamUse(#[expect(dead_code, reason = "held, and let go")] pub(crate) Watch);
+
+fn shutting_down() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "relay is shutting down\n").into_response()
+}
 
 /// No place for it: 503 if that is everybody's affair, 429 if it is this address's.
 fn too_many(refusal: admission::Refusal) -> Response {
@@ -152,8 +170,8 @@ async fn take_over(
     remote: RemoteAddr,
     span: ConnectionSpan,
     permit: Permit,
+    mut drain: Watch,
 ) {
-    let mut drain = relay.drain().watch();
     let upgraded = tokio::select! {
         upgraded = timeout(HANDSHAKE_TIMEOUT, on_upgrade) => upgraded,
         () = drain.started() => return,

@@ -23,6 +23,7 @@ use tracing::debug;
 use super::http2;
 use super::tls::TlsLayer;
 use crate::admission::Permit;
+use crate::http::Deadline;
 use crate::peer::HANDSHAKE_TIMEOUT;
 use crate::proxies::{ProxyHeaderError, ProxyProtocol};
 use crate::relay::Relay;
@@ -133,6 +134,8 @@ async fn connection(
         }
     };
     let several = tokio::select! {
+        // A request that waits is answered first.
+        biased;
         several = http => several,
         () = drain.started() => None,
     };
@@ -198,7 +201,9 @@ async fn serve_http<S: PeerStream>(
             return Ok(None);
         }
         match speaks {
-            Ok(Http::One) => upgrade(stream, place, router).await.map(|()| None),
+            Ok(Http::One) => upgrade(stream, place, deadline, router)
+                .await
+                .map(|()| None),
             Ok(Http::Two) => {
                 let connection = http2::serve(stream, place, deadline, router, relay.clone());
                 Ok(Some(Box::pin(connection) as Several))
@@ -292,10 +297,12 @@ fn close_unless_upgraded(mut response: Response) -> Response {
 async fn upgrade(
     stream: impl PeerStream,
     (remote, permit): (SocketAddr, Permit),
+    deadline: Instant,
     router: Router,
 ) -> Result<(), hyper::Error> {
     let service = ServiceBuilder::new()
         .layer(Extension(ConnectInfo(remote)))
+        .layer(Extension(Deadline(deadline)))
         // The peer that becomes of the connection keeps its place.
         .layer(Extension(permit))
         .map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new))

@@ -218,6 +218,40 @@ async fn a_client_behind_a_trusted_proxy_waits_for_his_turn_too() {
     assert_eq!(refused(&relay, "handshakes_per_address").await, 1);
 }
 
+/// What waits there has said all it has to say and costs more than a socket: so no more of it waits than may go on, and none of it
+/// when the relay goes.
+#[tokio::test]
+async fn behind_a_trusted_proxy_as_many_wait_as_may_go_on_and_until_the_shutdown_alone() {
+    let mut relay = TestRelay::with(|builder| {
+        builder
+            .max_handshakes(128)
+            .trusted_proxies("127.0.0.2".parse().unwrap())
+    });
+    let headers = "X-Real-Ip: 192.0.2.1\r\nX-Real-Port: 1\r\nHost:";
+    let upgrade = UPGRADE_REQUEST.replace("Host:", headers);
+    let _clock = FrozenClock::freeze();
+    let mut strangers = Vec::new();
+    for number in 1..=128_usize {
+        let mut stranger = from([127, 0, 0, 2], &relay).await;
+        stranger.write(upgrade.as_bytes()).await;
+        strangers.push(stranger);
+        let admission = relay.relay.admission();
+        until("it goes on, or waits", || {
+            admission.handshakes() + admission.handshakes_waiting() == number
+        })
+        .await;
+    }
+    assert_eq!(relay.relay.admission().handshakes_waiting(), 64);
+    let mut too_many = from([127, 0, 0, 2], &relay).await;
+    too_many.write(upgrade.as_bytes()).await;
+    let answer = too_many.http_head().await.expect("an answer at once");
+    assert_eq!(answer.status, 429);
+    relay.begin_shutdown();
+    let mut waits = strangers.pop().unwrap();
+    let answer = waits.http_head().await.expect("an answer at once");
+    assert_eq!(answer.status, 503);
+}
+
 #[tokio::test]
 async fn one_address_cannot_take_the_places_of_others() {
     let relay = TestRelay::with(|builder| builder.max_connections_per_address(2));

@@ -288,11 +288,11 @@ fn a_slow_link_loses_nothing_and_keeps_the_order() {
     link_loses_nothing(
         "a_slow_link_loses_nothing_and_keeps_the_order",
         "netem delay 100ms 20ms loss 1%",
-        "Sent ",
+        "dropped ",
     );
 }
 
-/// Hardly as much as the pods have to say to each other; what does not fit into its queue is lost.
+/// Not much wider than what the pods have to say to each other, and what does not fit into its queue is lost.
 #[test]
 fn a_narrow_link_loses_nothing_and_keeps_the_order() {
     link_loses_nothing(
@@ -302,8 +302,10 @@ fn a_narrow_link_loses_nothing_and_keeps_the_order() {
     );
 }
 
-/// With `slow` on either end of the link, which counts what it did behind the word `worked`.
+/// With `slow` on either end of the link; behind the word `worked` it counts what it did.
 fn link_loses_nothing(test: &str, slow: &str, worked: &str) {
+    // More would be more than the narrow one carries.
+    const PAIRS: usize = 30;
     let Some(network) = Network::make(test, 2) else {
         return;
     };
@@ -315,8 +317,9 @@ fn link_loses_nothing(test: &str, slow: &str, worked: &str) {
         }
     }
     network.test(async || {
-        let pods = Pod::start_all(&network, 2, &[]).await;
-        let homes = std::iter::repeat_n([0, 1].map(Home::Only), pairs());
+        // Late is not lost.
+        let pods = Pod::start_all(&network, 2, &["--queue-max-age=30s"]).await;
+        let homes = std::iter::repeat_n([0, 1].map(Home::Only), PAIRS);
         let swarm = Swarm::start(test, 2, homes).await;
         let before: Vec<Record> = swarm.all().map(|number| swarm.record(number)).collect();
         for _ in 0..20 {
@@ -332,12 +335,10 @@ fn link_loses_nothing(test: &str, slow: &str, worked: &str) {
             let mut counts = network.machine(pod).command("tc");
             let counts = counts.args(["-s", "qdisc", "show", "dev", "pods"]).output();
             let counts = String::from_utf8(counts.unwrap().stdout).unwrap();
-            let count = counts
-                .split(worked)
-                .nth(1)
-                .and_then(|rest| rest.split([' ', ')']).next());
+            let count = counts.split(worked).nth(1).unwrap();
+            let count = count.split(|c: char| !c.is_ascii_digit()).next();
             let count: u64 = count.unwrap().parse().unwrap();
-            assert!(count > 100, "the link was not what it should be: {counts}");
+            assert!(count > 0, "the link was not what it should be: {counts}");
         }
     });
 }

@@ -43,16 +43,23 @@ async fn relay(dir: &Path, args: &[&str]) -> Program {
     Program::start(dir, &[&usual, args].concat()).await
 }
 
-/// A connection from an address that is not that of the proxies.
-async fn connection(to: SocketAddr) -> TcpStream {
+/// Addresses of clients, which are not that of the proxies.
+const CLIENTS: [[u8; 4]; 2] = [[127, 0, 0, 8], [127, 0, 0, 9]];
+
+/// A connection from this address.
+async fn connection(client: [u8; 4], to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(([127, 0, 0, 9], 0).into()).unwrap();
+    socket.bind((client, 0).into()).unwrap();
     socket.connect(to).await.unwrap()
 }
 
 /// A peer that has connected through the proxy, and the address it has there.
-async fn connect(to: SocketAddr, tls: Option<&Tls>, name: &str) -> (Client, SocketAddr) {
-    let stream = connection(to).await;
+async fn connect(
+    client: [u8; 4],
+    (to, tls): (SocketAddr, Option<&Tls>),
+    name: &str,
+) -> (Client, SocketAddr) {
+    let stream = connection(client, to).await;
     let addr = stream.local_addr().unwrap();
     let token = mint(&Secret::new(SECRET), 4_000_000_000);
     let client = match tls {
@@ -94,8 +101,8 @@ async fn exchange_both_ways(one: &mut Client, other: &mut Client) -> bool {
 async fn life_behind(mut proxy: Proxy, relay: &Program) {
     let name = proxy.name;
     let (one_name, two_name) = (format!("{name} plain"), format!("{name} tls"));
-    let (mut one, one_addr) = connect(proxy.plain(), proxy.plain_tls(), &one_name).await;
-    let (mut two, two_addr) = connect(proxy.second(), proxy.second_tls(), &two_name).await;
+    let (mut one, one_addr) = connect(CLIENTS[0], proxy.plain(), &one_name).await;
+    let (mut two, two_addr) = connect(CLIENTS[1], proxy.second(), &two_name).await;
     assert!(exchange_both_ways(&mut one, &mut two).await, "{name}");
 
     for addr in [one_addr, two_addr] {
@@ -117,8 +124,8 @@ async fn life_behind(mut proxy: Proxy, relay: &Program) {
         "{name}: what its file says of a reload"
     );
     // Whoever was cut off comes back, and new ones come in.
-    let (mut one, _) = connect(proxy.plain(), proxy.plain_tls(), &one_name).await;
-    let (mut two, _) = connect(proxy.second(), proxy.second_tls(), &two_name).await;
+    let (mut one, _) = connect(CLIENTS[0], proxy.plain(), &one_name).await;
+    let (mut two, _) = connect(CLIENTS[1], proxy.second(), &two_name).await;
     assert!(exchange_both_ways(&mut one, &mut two).await, "{name}");
 }
 
@@ -164,7 +171,7 @@ async fn a_proxy_that_waits_for_less_than_a_health_check_cuts_peers_off() {
         }
         let relay = relay(&dir, &args).await;
         let proxy = Proxy::start(kind, &dir, tls, &relay, "1s").await;
-        let (mut client, _) = connect(proxy.plain(), proxy.plain_tls(), "x").await;
+        let (mut client, _) = connect(CLIENTS[0], proxy.plain(), "x").await;
         let event = timeout(PATIENCE, client.recv()).await;
         let event = event.expect("the proxy ends the connection");
         assert!(
@@ -179,7 +186,7 @@ async fn a_proxy_that_waits_for_less_than_a_health_check_cuts_peers_off() {
     }
 }
 
-/// A client cannot choose its address by writing the headers itself: each file sets or removes all of them.
+/// A client cannot choose its address by writing the headers itself: each file sets or removes all of them, with TLS and without.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_client_chooses_its_address() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -189,20 +196,29 @@ async fn no_client_chooses_its_address() {
     let kinds = Kind::ALL.iter().filter(|kind| !kind.relay_has_tls);
     for kind in kinds.filter(|kind| kind.is_installed()) {
         let dir = dir(&format!("{}-forged", kind.name));
-        let relay = relay(&dir, kind.relay_args).await;
+        // So that each refusal is told, and not one in 10 s.
+        let relay = relay(&dir, &[kind.relay_args, &["--log-level=debug"]].concat()).await;
         let proxy = Proxy::start(kind, &dir, Tls::new(&dir), &relay, "30s").await;
-        let mut stream = connection(proxy.plain()).await;
-        let addr = stream.local_addr().unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 101", "{}", kind.name);
-        drop(stream);
-        until("the relay says who has not authenticated", || {
-            relay.line(&kind.told(addr)).is_some() || relay.line("192.0.2.66").is_some()
-        })
-        .await;
-        assert!(relay.line("192.0.2.66").is_none(), "{}", kind.name);
-        assert!(relay.line("names two different").is_none(), "{}", kind.name);
+        for (client, (to, tls)) in CLIENTS.into_iter().zip([proxy.plain(), proxy.second()]) {
+            let mut stream = connection(client, to).await;
+            let addr = stream.local_addr().unwrap();
+            let mut answer = [0; 12];
+            if let Some(tls) = tls {
+                let mut stream = tls.handshake(stream).await;
+                stream.write_all(request.as_bytes()).await.unwrap();
+                stream.read_exact(&mut answer).await.unwrap();
+            } else {
+                stream.write_all(request.as_bytes()).await.unwrap();
+                stream.read_exact(&mut answer).await.unwrap();
+                drop(stream);
+            }
+            assert_eq!(&answer, b"HTTP/1.1 101", "{}", kind.name);
+            until("the relay says who has not authenticated", || {
+                relay.line(&kind.told(addr)).is_some() || relay.line("192.0.2.66").is_some()
+            })
+            .await;
+            assert!(relay.line("192.0.2.66").is_none(), "{}", kind.name);
+            assert!(relay.line("names two different").is_none(), "{}", kind.name);
+        }
     }
 }

@@ -190,6 +190,8 @@ check(service["metadata"]["annotations"] == scheme, "Traefik would speak TLS to 
 check("annotations" not in objects(CHART / "ci/ingress-nginx.yaml")["Service", "r-trunkline"]["metadata"], "annotations of another controller")
 route = objects(CHART / "ci/gateway-http.yaml")["HTTPRoute", "r-trunkline"]["spec"]
 check(route["rules"][0]["timeouts"] == {"request": "0s"}, "a gateway that cuts peers off")
+removed = route["rules"][0]["filters"][0]["requestHeaderModifier"]["remove"]
+check(removed == ["X-Real-Ip", "X-Real-Port", "Forwarded"], "clients behind a gateway can choose their address")
 check(route["rules"][0]["backendRefs"] == [{"name": "r-trunkline", "port": 443}], "HTTPRoute")
 
 # In the place of openZro's relay: the names and ports of its chart.

@@ -285,9 +285,19 @@ impl Proxy {
         proxy
     }
 
-    /// Where clients connect, without TLS where the proxy has it.
-    pub(crate) const fn plain(&self) -> SocketAddr {
-        self.addrs.plain
+    /// Where clients connect, without TLS if the proxy would end it, and how to speak there: TLS passes a TCP proxy through.
+    pub(crate) fn plain(&self) -> (SocketAddr, Option<&Tls>) {
+        let tls = self.kind.relay_has_tls.then_some(&self.tls);
+        (self.addrs.plain, tls)
+    }
+
+    /// Where a second client connects: with TLS, if the proxy ends it.
+    pub(crate) fn second(&self) -> (SocketAddr, Option<&Tls>) {
+        if self.kind.file.contains("-tcp.") {
+            self.plain()
+        } else {
+            (self.addrs.tls, Some(&self.tls))
+        }
     }
 
     /// Waits until somebody listens where clients connect.
@@ -356,32 +366,6 @@ impl Proxy {
         let output = command.arg(&file).env("HOME", &self.dir).output().unwrap();
         assert!(output.status.success(), "{}: {output:?}", self.name);
         self.listening().await;
-    }
-
-    /// How to speak on the plain listener: TLS passes a TCP proxy through.
-    pub(crate) fn plain_tls(&self) -> Option<&Tls> {
-        self.kind.relay_has_tls.then_some(&self.tls)
-    }
-
-    /// Where a second client connects: with TLS, if the proxy ends it.
-    pub(crate) fn second(&self) -> SocketAddr {
-        if self.ends_tls() {
-            self.addrs.tls
-        } else {
-            self.addrs.plain
-        }
-    }
-
-    pub(crate) fn second_tls(&self) -> Option<&Tls> {
-        if self.ends_tls() {
-            Some(&self.tls)
-        } else {
-            self.plain_tls()
-        }
-    }
-
-    fn ends_tls(&self) -> bool {
-        !self.kind.file.contains("-tcp.")
     }
 }
 
@@ -463,7 +447,7 @@ fn write(kind: &Kind, file: &str, dir: &Path, addrs: &Addrs, patience: &str) {
             replace("port: 9000", format!("port: {}", health.port()));
             replace("/etc/traefik/tls/", format!("{dir}/"));
         }
-        "traefik-tcp.yaml" => {}
+        "traefik-tcp.yaml" => replace("port: 9000", format!("port: {}", health.port())),
         _ => {
             replace("admin localhost:2019", format!("admin {admin}"));
             replace(":443 {", format!(":{} {{", tls.port()));

@@ -3,6 +3,7 @@
 //! Owns HTTP; of peers it knows no more than [`Relay`] shows.
 
 mod admin;
+mod opening;
 mod upgrade;
 
 use axum::Router;

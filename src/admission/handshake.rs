@@ -40,60 +40,69 @@ impl Handshake {
 pub(super) struct Turn {
     shared: Arc<Shared>,
     source: Source,
-    permit: Option<OwnedSemaphorePermit>,
+    /// Its address had a connection: one without has no limit here.
+    in_line: bool,
+    /// The address's, and its site's if it is in one.
+    permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl Turn {
-    /// Its address has a connection: an address without one has no limit here.
-    fn line_up(shared: &Arc<Shared>, source: Source) -> (Self, Option<Gate>) {
-        let gate = shared.table.lock().line_up(source);
+    fn line_up(shared: &Arc<Shared>, source: Source) -> (Self, [Option<Gate>; 2]) {
+        let gates = shared.table.lock().line_up(source);
         let turn = Self {
             shared: Arc::clone(shared),
             source,
-            permit: None,
+            in_line: gates.is_some(),
+            permits: [None, None],
         };
-        (turn, gate)
+        (turn, gates.unwrap_or_default())
     }
 
-    /// None if the address has as many as are its share.
+    /// None if the address, or its site, has as many as are its share.
     pub(super) fn at_once(shared: &Arc<Shared>, source: Source) -> Option<Self> {
-        let (mut turn, gate) = Self::line_up(shared, source);
-        if let Some(gate) = gate {
-            turn.permit = Some(gate.turns.try_acquire_owned().ok()?);
+        let (mut turn, gates) = Self::line_up(shared, source);
+        for (gate, permit) in gates.into_iter().zip(&mut turn.permits) {
+            if let Some(gate) = gate {
+                *permit = Some(gate.turns.try_acquire_owned().ok()?);
+            }
         }
         Some(turn)
     }
 
-    /// As [`Turn::at_once`], when one of the others is done. None if that takes longer than to `deadline`, or if more than `most` of
-    /// the address wait already.
+    /// As [`Turn::at_once`], when one of the others is done. None if that takes longer than to `deadline`, or if `most` wait already.
     pub(super) async fn wait(
         shared: &Arc<Shared>,
         source: Source,
         deadline: Instant,
         most: usize,
     ) -> Option<Self> {
-        let (mut turn, gate) = Self::line_up(shared, source);
-        if let Some(Gate { turns, before }) = gate {
-            let permit = match Arc::clone(&turns).try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    let going_on = shared.limits.handshakes_per_address();
-                    if before.saturating_sub(going_on) >= most {
-                        return None;
-                    }
-                    let _waiting = Waiting::new(&turn.shared.waiting);
-                    let permit = timeout_at(deadline, turns.acquire_owned()).await;
-                    let permit = permit.ok()?.ok()?;
-                    // Its turn has come with the end of those that began when it did: there is no time left to do anything with it.
-                    if Instant::now() >= deadline {
-                        return None;
-                    }
-                    permit
-                }
-            };
-            turn.permit = Some(permit);
+        let (mut turn, gates) = Self::line_up(shared, source);
+        for (gate, permit) in gates.into_iter().zip(&mut turn.permits) {
+            if let Some(gate) = gate {
+                *permit = Some(gate.pass(&shared.waiting, deadline, most).await?);
+            }
         }
         Some(turn)
+    }
+}
+
+impl Gate {
+    async fn pass(
+        self,
+        waiting: &AtomicUsize,
+        deadline: Instant,
+        most: usize,
+    ) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.turns).try_acquire_owned() {
+            return Some(permit);
+        }
+        if self.waiting() >= most {
+            return None;
+        }
+        let _waiting = Waiting::new(waiting);
+        let permit = timeout_at(deadline, self.turns.acquire_owned()).await;
+        // Its turn may have come with the end of those that began when it did: there is no time left to do anything with it.
+        permit.ok()?.ok().filter(|_| Instant::now() < deadline)
     }
 }
 
@@ -115,7 +124,9 @@ impl Drop for Waiting<'_> {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Its permit is given back after this: who waits for it is in line and keeps the gate.
-        self.shared.table.lock().step_out(self.source);
+        // Its permits are given back after this: who waits for them is in line and keeps the gates.
+        if self.in_line {
+            self.shared.table.lock().step_out(self.source);
+        }
     }
 }

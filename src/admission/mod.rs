@@ -27,8 +27,10 @@ use crate::transport::RemoteAddr;
 /// How many handshakes one address may begin at once when the number of its connections has no limit.
 const BURST: u32 = 16_384;
 
-/// Which part of all handshakes at once may be those of one address, and how many it may have in any case (if there may be so many).
+/// Which part of all handshakes at once may be those of one address, or of one IPv6 network of 48 bits, and how many it may have in any
+/// case (if there may be so many).
 const SHARE: usize = 16;
+const SITE_SHARE: usize = 4;
 const SHARE_MIN: usize = 64;
 
 /// The limits; in each of them 0 means that there is none.
@@ -38,8 +40,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once from one IPv4 address or one IPv6 /64.
     pub connections_per_address: usize,
-    /// Handshakes at once: from the first byte of a connection until it is a peer. One address may have a sixteenth of them, 64 in
-    /// any case; its others wait for their turn.
+    /// Handshakes at once: from the first byte of a connection until it is a peer. One address may have a sixteenth of them, an IPv6
+    /// /48 a quarter, 64 in any case; its others wait for their turn.
     pub handshakes: usize,
     /// Handshakes a second from one such address, in the long run. At once it may begin as many as it may have connections:
     /// all of them may have to come back in the same second.
@@ -78,8 +80,12 @@ impl Limits {
 
     /// Handshakes at once of one address.
     fn handshakes_per_address(&self) -> usize {
+        self.handshakes_of(SHARE)
+    }
+
+    fn handshakes_of(&self, share: usize) -> usize {
         let all = self.handshakes();
-        (all / SHARE).max(SHARE_MIN).min(all)
+        (all / share).max(SHARE_MIN).min(all)
     }
 }
 
@@ -99,7 +105,7 @@ pub enum Refusal {
     /// There are as many handshakes as there may be.
     #[error("as many handshakes at once as --max-handshakes allows")]
     Handshakes,
-    /// The address has as many handshakes as are its share, and none of them was done in time.
+    /// The address, or its IPv6 network of 48 bits, has as many handshakes as are its share, and none of them was done in time.
     #[error("as many handshakes at once from this address as are its share of --max-handshakes")]
     HandshakesPerAddress,
 }
@@ -161,7 +167,7 @@ impl Admission {
             waiting: AtomicUsize::new(0),
             table: Mutex::new(Table::new(
                 limits.connections_per_address,
-                limits.handshakes_per_address(),
+                [SHARE, SITE_SHARE].map(|share| limits.handshakes_of(share)),
                 limits.handshake_rate_per_address,
                 limits.burst(),
             )),

@@ -213,6 +213,40 @@ async fn a_handshake_behind_a_proxy_is_one_of_its_clients_share_or_waits_once_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_networks_of_an_ipv6_site_have_a_quarter_together() {
+    let admission = admission(Limits {
+        handshakes: 1024,
+        ..Limits::default()
+    });
+    let network = |site: u128, network: u128| {
+        let ip = Ipv6Addr::from((0x2001_0db8 << 96) | (site << 80) | (network << 64) | 1);
+        RemoteAddr::from(SocketAddr::new(IpAddr::V6(ip), 1))
+    };
+    let begin = |client| {
+        let permit = admission.admit(client).unwrap();
+        permit.try_begin_handshake(client).map(|()| permit)
+    };
+    let mut begun = Vec::new();
+    for number in 0..256 {
+        begun.push(begin(network(1, number % 8)).unwrap());
+    }
+    let late = network(1, 9);
+    assert_eq!(begin(late).unwrap_err(), Refusal::HandshakesPerAddress);
+    begin(network(2, 9)).unwrap();
+    let waits = admission.admit(late).unwrap();
+    let permit = waits.clone();
+    let waiting = tokio::spawn(async move { permit.begin_handshake(late, within(5)).await });
+    tokio::task::yield_now().await;
+    assert_eq!(admission.handshakes_waiting(), 1);
+    begun.pop();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(admission.handshakes(), 256);
+    drop((begun, waits));
+    assert_eq!((admission.open(), admission.handshakes()), (0, 0));
+    assert!(admission.0.table.lock().has_no_line());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_remembered_is_bounded_and_nobody_is_refused_for_it() {
     let admission = admission(Limits::default());
     let peers: Vec<_> = ["192.0.2.1", "192.0.2.2"]
@@ -237,7 +271,7 @@ proptest! {
         rate in 1_u32..20,
         burst in 1_u32..20,
     ) {
-        let mut table = Table::new(connections, 1, rate, burst);
+        let mut table = Table::new(connections, [1, 1], rate, burst);
         let refill = 1_000_000_000 / u64::from(rate);
         let mut now = 0_u64;
         // Address, to its connections and the times at which each token taken is there again.

@@ -271,7 +271,7 @@ table! {
     MAX_HANDSHAKES = {
         name: "max-handshakes", default: Some("16384"), hint: "COUNT", group: Group::Queues,
         help: "How many connections may be in their handshake at once, from their first byte until they are peers; further ones are \
-               refused. One IPv4 address or IPv6 /64 may have a sixteenth of them (64 in any case), its others wait",
+               refused. One IPv4 address or IPv6 /64 may have a sixteenth of them, an IPv6 /48 a quarter (64 in any case); its others wait",
     }
     MAX_CONNECTIONS = {
         name: "max-connections", hint: "COUNT", group: Group::Queues,

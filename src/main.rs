@@ -16,7 +16,7 @@ use trunkline::demo;
 use trunkline::load;
 use trunkline::proto::cluster::hello::ClusterSecret;
 use trunkline::reload::Reload;
-use trunkline::server::{Server, reload_signal, shutdown_signal};
+use trunkline::server::{BindError, Server, reload_signal, shutdown_signal};
 use trunkline::systemd::{self, Inherited};
 use trunkline::telemetry::logging;
 use trunkline::telemetry::otlp::Otlp;
@@ -48,12 +48,26 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("trunkline: {error}");
+            let bind = error.downcast_ref::<BindError>();
+            let setting = bind.and_then(|bind| setting(bind.what));
+            let setting = setting.map_or_else(String::new, |setting| format!(" ({setting})"));
+            eprintln!("trunkline: {error}{setting}");
             let mistake = error.is::<BuildError>()
                 || error.is::<trunkline::telemetry::logging::LoggingError>()
                 || error.is::<trunkline::tls::StorageError>();
             ExitCode::from(if mistake { MISTAKE } else { 1 })
         }
+    }
+}
+
+/// The setting that says where this is served.
+fn setting(what: &str) -> Option<&'static str> {
+    match what {
+        "peers" | "peers with QUIC" => Some("--listen-address"),
+        "health" => Some("--health-listen-address"),
+        "metrics" => Some("--metrics-port"),
+        "STUN" => Some("--stun-ports"),
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -61,6 +61,18 @@ pub enum PodTlsError {
     /// rustls does not take them.
     #[error("TLS between pods cannot be configured: {0}")]
     Config(String),
+}
+
+impl PodTlsError {
+    /// Whether it is this file that is to blame; of two that do not belong together, the key's.
+    #[must_use]
+    pub fn is_of(&self, file: &Path) -> bool {
+        match self {
+            Self::File(error) => error.is_of(file),
+            Self::Ca { path, .. } => path == file,
+            Self::Config(_) => false,
+        }
+    }
 }
 
 /// What the files held at one time.

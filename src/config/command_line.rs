@@ -160,6 +160,12 @@ fn clap_mistake(error: &clap::Error) -> Mistake {
             } else {
                 "a word that belongs to no flag"
             };
+            let is_switch_value = ["true", "false"].contains(&what.as_str());
+            let remedy = if is_switch_value {
+                format!("give it with the flag in front of it and \"=\", as in --quic={what}")
+            } else {
+                remedy
+            };
             Mistake::new(what, problem, remedy)
         }
         (ErrorKind::InvalidValue, Some(what))

@@ -349,8 +349,8 @@ Where to look:
   health   http://HOST:9000/healthz: it runs; /readyz: it takes peers; /health: JSON
            (--health-listen-address)
 
-OpenTelemetry: with OTEL_EXPORTER_OTLP_ENDPOINT set, metrics and traces are sent there (http/protobuf); the other
-standard variables count, too.
+OpenTelemetry: with OTEL_EXPORTER_OTLP_ENDPOINT set, metrics and traces are sent there (http/protobuf);
+the other standard variables count, too.
 
 Exit codes:
   0  stopped by a signal, or printed what was asked for

@@ -34,6 +34,13 @@ const PEER_QUEUE_MAX: usize = 1 << 30;
 const MEMORY_MIN: usize = 16 << 20;
 /// The most all queues together may hold, in bytes (1 TiB).
 const MEMORY_MAX: usize = 1 << 40;
+/// What TLS between pods needs.
+const CLUSTER_TLS_FILES: [&Setting; 3] = [
+    &flags::CLUSTER_TLS_CERT_FILE,
+    &flags::CLUSTER_TLS_KEY_FILE,
+    &flags::CLUSTER_TLS_CA_FILE,
+];
+
 /// The least a pod's queue may hold, in bytes: two peers' queues.
 const POD_QUEUE_MIN: usize = 1 << 20;
 /// The longest time before the first peer of a pod that stops is sent away, and over which they all are: everything has an end after 30 s.
@@ -282,6 +289,23 @@ impl Reader<'_> {
             );
         }
         let asking = asking?;
+        if tls.is_none()
+            && CLUSTER_TLS_FILES
+                .iter()
+                .all(|file| self.given(file).is_none())
+        {
+            // Whoever asks for a name believes that names are checked.
+            if let Some(name) = self.given(&flags::CLUSTER_TLS_NAME) {
+                let files = CLUSTER_TLS_FILES.map(Setting::flag).join(", ");
+                let problem = format!("there is no TLS between pods without {files}");
+                self.wrong(
+                    &name.origin,
+                    Wrong::new(problem, "give these, too, or leave it out"),
+                );
+            }
+            let without = "there is no TLS between pods without its three files";
+            self.without_effect(&[&flags::CLUSTER_ALLOW_PLAIN], without);
+        }
         if pod_ip.is_none() && self.given(&flags::POD_IP).is_none() {
             self.missing_with(&asking);
         }
@@ -303,13 +327,10 @@ impl Reader<'_> {
     fn cluster_tls(&mut self) -> Option<ClusterTlsSettings> {
         let name = self.read_optional(&flags::CLUSTER_TLS_NAME, values::certificate_name);
         let allow_plain = self.read(&flags::CLUSTER_ALLOW_PLAIN, values::switch);
-        let settings = [
-            &flags::CLUSTER_TLS_CERT_FILE,
-            &flags::CLUSTER_TLS_KEY_FILE,
-            &flags::CLUSTER_TLS_CA_FILE,
-        ];
+        let settings = CLUSTER_TLS_FILES;
         let given = settings.map(|setting| self.given(setting));
-        let origin = given.iter().flatten().next()?.origin.clone();
+        let origins = [0, 1, 2].map(|one| given[one].as_ref().map(|given| given.origin.clone()));
+        let origin = origins.iter().flatten().next()?.clone();
         let texts = given.map(|given| given.and_then(|given| self.text(&given)));
         let [Some(certificate), Some(key), Some(ca)] = texts else {
             let names = settings.map(Setting::flag).join(", ");
@@ -326,6 +347,11 @@ impl Reader<'_> {
         };
         if let Err(error) = PodTls::load(files.clone(), name.clone(), false) {
             let remedy = "give the pod's certificate chain, its private key and the authorities as PEM files";
+            let paths = [&files.own.certificate, &files.own.key, &files.ca];
+            let blamed = paths.iter().position(|path| error.is_of(path));
+            let origin = blamed
+                .and_then(|index| origins[index].clone())
+                .unwrap_or(origin);
             self.wrong(&origin, Wrong::new(error.to_string(), remedy));
             return None;
         }

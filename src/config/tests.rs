@@ -3,7 +3,7 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -527,9 +527,49 @@ fn tls_between_pods_needs_all_its_files_and_a_name_that_a_certificate_can_carry(
         missing.starts_with("--cluster-tls-cert-file: /no/such/file cannot be read"),
         "{missing}"
     );
+    // The flag of the file that is to blame.
+    let dir = std::env::temp_dir().join(format!("trunkline-cluster-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let made = rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap();
+    let (certificate, key) = (dir.join("tls.crt"), dir.join("tls.key"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let file = |flag: &str, path: &Path| format!("--cluster-tls-{flag}-file={}", path.display());
+    let absent = Path::new("/no/such/file");
+    for (key, ca, blamed) in [
+        (
+            absent,
+            certificate.as_path(),
+            "--cluster-tls-key-file: /no/such/file ",
+        ),
+        (
+            key.as_path(),
+            absent,
+            "--cluster-tls-ca-file: /no/such/file ",
+        ),
+    ] {
+        let files = [file("cert", &certificate), file("key", key), file("ca", ca)];
+        let text = mistakes(&files.each_ref().map(String::as_str), &[]);
+        assert!(text.starts_with(blamed), "{text}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
     for name in ["relay.mesh.svc", "spiffe://example.org/relay"] {
         settings(&["--cluster-tls-name", name], &[]);
     }
+    let without = mistakes(
+        &[
+            "--cluster-tls-name=relay",
+            "--cluster-peers=10.0.0.2:7090",
+            "--pod-ip=10.0.0.1",
+        ],
+        &[],
+    );
+    assert_eq!(
+        without,
+        format!(
+            "--cluster-tls-name: there is no TLS between pods without {all}; give these, too, or leave it out"
+        )
+    );
     for name in ["", "http://example.org", "spiffe://", "a b", "10.0.0.1"] {
         let text = mistakes(&["--cluster-tls-name", name], &[]);
         assert!(

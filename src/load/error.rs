@@ -37,13 +37,16 @@ pub enum LoadError {
     },
     /// The relay closed the connection before it had said anything.
     #[error(
-        "the relay closed the connection without an answer: most likely it is at one of its limits, which it counts in \
-         relay_handshake_refusals_total and logs (a load comes from one address: start the relay with \
-         --max-connections-per-address 0 --handshake-rate-per-address 0, or spread the load with --source-addresses)"
+        "the relay closed the connection without an answer: its log says why. It may be at one of its limits, which it counts in \
+         relay_handshake_refusals_total (a load comes from one address: start the relay with --max-connections-per-address 0 \
+         --handshake-rate-per-address 0, or spread the load with --source-addresses), or expect a PROXY header (--proxy-protocol)"
     )]
     Closed,
     /// The upgrade request was answered with something other than 101.
-    #[error("the relay refused the WebSocket upgrade: {answer}")]
+    #[error(
+        "the upgrade to WebSocket was refused: {answer}{}",
+        upgrade_hint(answer)
+    )]
     Upgrade {
         /// The first line of the answer.
         answer: String,
@@ -95,5 +98,13 @@ impl LoadError {
     /// Whether the mistake is in the options: such a run ends with exit code 2.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Usage(_))
+    }
+}
+
+fn upgrade_hint(answer: &str) -> &'static str {
+    if answer.contains(" 404") {
+        " (is the path right, which is /relay unless --relay-path says otherwise? A proxy in front must know the host name, too)"
+    } else {
+        ""
     }
 }

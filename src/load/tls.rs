@@ -61,7 +61,7 @@ pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError>
 pub(super) fn handshake_failed(source: io::Error) -> LoadError {
     if source.to_string().contains("CaUsedAsEndEntity") {
         return LoadError::Usage(
-            "--ca-file: the relay shows a certificate that is itself an authority, which a client must not take; make it with \
+            "--ca-file: the relay shows a certificate that is itself an authority, which this client does not take; make it with \
              `-addext basicConstraints=critical,CA:FALSE`, or take whatever comes with --insecure"
                 .to_owned(),
         );

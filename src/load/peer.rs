@@ -440,7 +440,7 @@ mod tests {
         let error = check_upgrade(b"HTTP/1.1 426 Upgrade Required\r\nx: 101\r\n\r\n").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the relay refused the WebSocket upgrade: HTTP/1.1 426 Upgrade Required"
+            "the upgrade to WebSocket was refused: HTTP/1.1 426 Upgrade Required"
         );
     }
 }

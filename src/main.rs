@@ -1,5 +1,6 @@
 //! The program: reads the settings, builds, runs, and picks the exit code.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 use trunkline::auth::{Secret, TokenValidator};
-use trunkline::cluster::{Cluster, ClusterHandle, ClusterSecrets, PodTls};
+use trunkline::cluster::{Cluster, ClusterError, ClusterHandle, ClusterSecrets, PodTls};
 use trunkline::config::{
     self, ClusterSettings, Command, ListenAddress, SECRET_POLL_INTERVAL, SecretSource, SecretText,
     Settings, TlsSettings, watch_secrets,
@@ -48,10 +49,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let bind = error.downcast_ref::<BindError>();
-            let setting = bind.and_then(|bind| setting(bind.what));
-            let setting = setting.map_or_else(String::new, |setting| format!(" ({setting})"));
-            eprintln!("trunkline: {error}{setting}");
+            eprintln!("trunkline: {error}{}", remedy(error.as_ref()));
             let mistake = error.is::<BuildError>()
                 || error.is::<trunkline::telemetry::logging::LoggingError>()
                 || error.is::<trunkline::tls::StorageError>();
@@ -60,15 +58,31 @@ fn main() -> ExitCode {
     }
 }
 
-/// The setting that says where this is served.
-fn setting(what: &str) -> Option<&'static str> {
-    match what {
-        "peers" | "peers with QUIC" => Some("--listen-address"),
-        "health" => Some("--health-listen-address"),
-        "metrics" => Some("--metrics-port"),
-        "STUN" => Some("--stun-ports"),
-        _ => None,
-    }
+/// What is most likely behind an error, and the setting to change: the library, whose error it is, knows of no flags.
+fn remedy(error: &(dyn std::error::Error + 'static)) -> String {
+    let (setting, source) = if let Some(bind) = error.downcast_ref::<BindError>() {
+        let setting = match bind.what {
+            "peers" | "peers with QUIC" => " (--listen-address)",
+            "health" => " (--health-listen-address)",
+            "metrics" => " (--metrics-port)",
+            "STUN" => " (--stun-ports)",
+            _ => "",
+        };
+        (setting, &bind.source)
+    } else if let Some(ClusterError::Bind { source, .. }) = error.downcast_ref() {
+        (" (--cluster-port)", source)
+    } else {
+        return String::new();
+    };
+    let cause = match source.kind() {
+        ErrorKind::AddrInUse => ": another program listens there",
+        ErrorKind::AddrNotAvailable => ": this machine has no such address",
+        ErrorKind::PermissionDenied => {
+            ": ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    };
+    format!("{cause}{setting}")
 }
 
 fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {

@@ -39,9 +39,8 @@ impl Handshake {
 #[derive(Debug)]
 pub(super) struct Turn {
     shared: Arc<Shared>,
-    source: Source,
-    /// Its address had a connection: one without has no limit here.
-    in_line: bool,
+    /// Whose line it is in; none: the address had no connection, and one without has no limit here.
+    line: Option<Source>,
     /// The address's, and its site's if it is in one.
     permits: [Option<OwnedSemaphorePermit>; 2],
 }
@@ -51,8 +50,7 @@ impl Turn {
         let gates = shared.table.lock().line_up(source);
         let turn = Self {
             shared: Arc::clone(shared),
-            source,
-            in_line: gates.is_some(),
+            line: gates.is_some().then_some(source),
             permits: [None, None],
         };
         (turn, gates.unwrap_or_default())
@@ -125,8 +123,8 @@ impl Drop for Waiting<'_> {
 impl Drop for Turn {
     fn drop(&mut self) {
         // Its permits are given back after this: who waits for them is in line and keeps the gates.
-        if self.in_line {
-            self.shared.table.lock().step_out(self.source);
+        if let Some(source) = self.line {
+            self.shared.table.lock().step_out(source);
         }
     }
 }

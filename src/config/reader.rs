@@ -289,10 +289,9 @@ impl Reader<'_> {
             );
         }
         let asking = asking?;
-        if tls.is_none()
-            && CLUSTER_TLS_FILES
-                .iter()
-                .all(|file| self.given(file).is_none())
+        if CLUSTER_TLS_FILES
+            .iter()
+            .all(|file| self.given(file).is_none())
         {
             // Whoever asks for a name believes that names are checked.
             if let Some(name) = self.given(&flags::CLUSTER_TLS_NAME) {
@@ -327,13 +326,11 @@ impl Reader<'_> {
     fn cluster_tls(&mut self) -> Option<ClusterTlsSettings> {
         let name = self.read_optional(&flags::CLUSTER_TLS_NAME, values::certificate_name);
         let allow_plain = self.read(&flags::CLUSTER_ALLOW_PLAIN, values::switch);
-        let settings = CLUSTER_TLS_FILES;
-        let given = settings.map(|setting| self.given(setting));
-        let origins = [0, 1, 2].map(|one| given[one].as_ref().map(|given| given.origin.clone()));
-        let origin = origins.iter().flatten().next()?.clone();
+        let given = CLUSTER_TLS_FILES.map(|setting| self.given(setting));
+        let origin = given.iter().flatten().next()?.origin.clone();
         let texts = given.map(|given| given.and_then(|given| self.text(&given)));
         let [Some(certificate), Some(key), Some(ca)] = texts else {
-            let names = settings.map(Setting::flag).join(", ");
+            let names = CLUSTER_TLS_FILES.map(Setting::flag).join(", ");
             let problem = format!("TLS between pods needs all of {names}");
             self.wrong(&origin, Wrong::new(problem, "give all three, or none"));
             return None;
@@ -349,9 +346,8 @@ impl Reader<'_> {
             let remedy = "give the pod's certificate chain, its private key and the authorities as PEM files";
             let paths = [&files.own.certificate, &files.own.key, &files.ca];
             let blamed = paths.iter().position(|path| error.is_of(path));
-            let origin = blamed
-                .and_then(|index| origins[index].clone())
-                .unwrap_or(origin);
+            let blamed = blamed.and_then(|index| self.given(CLUSTER_TLS_FILES[index]));
+            let origin = blamed.map_or(origin, |given| given.origin);
             self.wrong(&origin, Wrong::new(error.to_string(), remedy));
             return None;
         }

@@ -40,7 +40,7 @@ const UNCLAIMED: &str = "no setting listens there: ListenStream= or ListenDatagr
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for {what} on {addresses:?}: {source}{}", hint(source))]
+#[error("cannot listen for {what} on {addresses:?}: {source}")]
 pub struct BindError {
     /// What was to be served there.
     pub what: &'static str,
@@ -265,18 +265,6 @@ impl ServerBuilder {
 
     fn names_port(&self, port: u16) -> bool {
         self.listen.iter().any(|address| address.port() == port)
-    }
-}
-
-/// What is most likely behind it, in the words of whoever starts the program.
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => ": another program listens there",
-        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
-        io::ErrorKind::PermissionDenied => {
-            ": ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE"
-        }
-        _ => "",
     }
 }
 

@@ -11,8 +11,9 @@ use trunkline::cluster::{Cluster, ClusterHandle, ClusterSecrets};
 use trunkline::proto::cluster::hello::ClusterSecret;
 
 use crate::support::dns::{DnsServer, Mood};
-use crate::support::ports;
-use crate::support::{MemoryClient, PATIENCE, TestRelay, payload_of, peer, transport, until};
+use crate::support::{
+    MemoryClient, PATIENCE, TestRelay, payload_of, peer, ports, transport, until,
+};
 
 const NAME: &str = "pods.example.";
 

@@ -181,36 +181,43 @@ async fn upgraded_connections_that_never_authenticate_have_their_share_too() {
     waits.expect_upgrade().await;
 }
 
-/// A proxy's connection turns out to be that of a client who has his share: it waits as well, and is refused in the end.
-#[tokio::test]
-async fn a_client_behind_a_trusted_proxy_waits_for_his_turn_too() {
-    let relay = TestRelay::with(|builder| {
+/// A relay that believes 127.0.0.2 who its clients are.
+fn behind_a_proxy() -> TestRelay {
+    TestRelay::with(|builder| {
         builder
             .max_handshakes(128)
             .trusted_proxies("127.0.0.2".parse().unwrap())
-    });
+    })
+}
+
+/// A request of 192.0.2.1, as that proxy passes it on.
+async fn proxied(relay: &TestRelay) -> RawClient {
     let headers = "X-Real-Ip: 192.0.2.1\r\nX-Real-Port: 1\r\nHost:";
-    let upgrade = UPGRADE_REQUEST.replace("Host:", headers);
-    let behind = async || {
-        let mut client = from([127, 0, 0, 2], &relay).await;
-        client.write(upgrade.as_bytes()).await;
-        client
-    };
+    let mut client = from([127, 0, 0, 2], relay).await;
+    let request = UPGRADE_REQUEST.replace("Host:", headers);
+    client.write(request.as_bytes()).await;
+    client
+}
+
+/// A proxy's connection turns out to be that of a client who has his share: it waits as well, and is refused in the end.
+#[tokio::test]
+async fn a_client_behind_a_trusted_proxy_waits_for_his_turn_too() {
+    let relay = behind_a_proxy();
     let clock = FrozenClock::freeze();
     let mut strangers = Vec::new();
     for _ in 0..64 {
-        let mut stranger = behind().await;
+        let mut stranger = proxied(&relay).await;
         stranger.expect_upgrade().await;
         strangers.push(stranger);
     }
     let admission = relay.relay.admission();
-    let mut waits = behind().await;
+    let mut waits = proxied(&relay).await;
     until("it waits", || admission.handshakes_waiting() == 1).await;
     assert_eq!(admission.handshakes(), 64);
     peer_from([127, 0, 0, 3], &relay, "other", false).await;
     strangers.pop();
     waits.expect_upgrade().await;
-    let mut in_vain = behind().await;
+    let mut in_vain = proxied(&relay).await;
     until("it waits, too", || admission.handshakes_waiting() == 1).await;
     clock.advance(Duration::from_millis(5100)).await;
     let answer = in_vain.http_head().await.expect("an answer");
@@ -222,19 +229,11 @@ async fn a_client_behind_a_trusted_proxy_waits_for_his_turn_too() {
 /// when the relay goes.
 #[tokio::test]
 async fn behind_a_trusted_proxy_as_many_wait_as_may_go_on_and_until_the_shutdown_alone() {
-    let mut relay = TestRelay::with(|builder| {
-        builder
-            .max_handshakes(128)
-            .trusted_proxies("127.0.0.2".parse().unwrap())
-    });
-    let headers = "X-Real-Ip: 192.0.2.1\r\nX-Real-Port: 1\r\nHost:";
-    let upgrade = UPGRADE_REQUEST.replace("Host:", headers);
+    let mut relay = behind_a_proxy();
     let _clock = FrozenClock::freeze();
     let mut strangers = Vec::new();
     for number in 1..=128_usize {
-        let mut stranger = from([127, 0, 0, 2], &relay).await;
-        stranger.write(upgrade.as_bytes()).await;
-        strangers.push(stranger);
+        strangers.push(proxied(&relay).await);
         let admission = relay.relay.admission();
         until("it goes on, or waits", || {
             admission.handshakes() + admission.handshakes_waiting() == number
@@ -242,8 +241,7 @@ async fn behind_a_trusted_proxy_as_many_wait_as_may_go_on_and_until_the_shutdown
         .await;
     }
     assert_eq!(relay.relay.admission().handshakes_waiting(), 64);
-    let mut too_many = from([127, 0, 0, 2], &relay).await;
-    too_many.write(upgrade.as_bytes()).await;
+    let mut too_many = proxied(&relay).await;
     let answer = too_many.http_head().await.expect("an answer at once");
     assert_eq!(answer.status, 429);
     relay.begin_shutdown();

@@ -257,8 +257,9 @@ impl Proxy {
             _ => command.arg("--configFile"),
         };
         let log = std::fs::File::create(dir.join("proxy.log")).unwrap();
-        for file in [kind.file, kind.start_file()] {
-            write(kind, file, dir, &addrs, patience);
+        write(kind, kind.file, dir, &addrs, patience);
+        if kind.start_file() != kind.file {
+            write(kind, kind.start_file(), dir, &addrs, patience);
         }
         let child = command
             .arg(dir.join(kind.start_file()))

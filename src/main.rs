@@ -17,7 +17,7 @@ use trunkline::demo;
 use trunkline::load;
 use trunkline::proto::cluster::hello::ClusterSecret;
 use trunkline::reload::Reload;
-use trunkline::server::{BindError, Server, reload_signal, shutdown_signal};
+use trunkline::server::{BindError, Listener, Server, reload_signal, shutdown_signal};
 use trunkline::systemd::{self, Inherited};
 use trunkline::telemetry::logging;
 use trunkline::telemetry::otlp::Otlp;
@@ -61,11 +61,11 @@ fn main() -> ExitCode {
 /// What is most likely behind an error, and the setting to change: the library, whose error it is, knows of no flags.
 fn remedy(error: &(dyn std::error::Error + 'static)) -> String {
     let (setting, source) = if let Some(bind) = error.downcast_ref::<BindError>() {
-        let setting = match bind.what {
-            "peers" | "peers with QUIC" => " (--listen-address)",
-            "health" => " (--health-listen-address)",
-            "metrics" => " (--metrics-port)",
-            "STUN" => " (--stun-ports)",
+        let setting = match bind.listener {
+            Listener::Peers | Listener::Quic => " (--listen-address)",
+            Listener::Health => " (--health-listen-address)",
+            Listener::Metrics => " (--metrics-port)",
+            Listener::Stun => " (--stun-ports)",
             _ => "",
         };
         (setting, &bind.source)

@@ -9,12 +9,17 @@ use super::held::Hop;
 /// Lookups at a time.
 const IN_ALL: usize = 4_096;
 
-/// Lookups at a time for one peer of this pod: more peers that are new to the whole cluster it does not begin to talk to in the 200 ms
-/// that a lookup takes.
-pub(super) const FOR_A_PEER: usize = 64;
+/// The part of the lookups that nobody else has which one peer of this pod may have: 64 if it is alone, more peers that are new to the
+/// whole cluster it does not begin to talk to in the 200 ms that a lookup takes; fewer, the more have taken what they can, so that the next one
+/// finds some.
+const PART_FOR_A_PEER: usize = 64;
 
-/// Lookups at a time for what one pod sent here: all of its peers share them.
-const FOR_A_POD: usize = 1_024;
+/// The same for what one pod sent here: all of its peers share it.
+const PART_FOR_A_POD: usize = 4;
+
+/// What a peer may have if it is alone.
+#[cfg(test)]
+pub(super) const FOR_A_PEER: usize = IN_ALL / PART_FOR_A_PEER;
 
 /// On whose behalf messages are forwarded: a peer of this pod, or another pod.
 #[derive(Debug)]
@@ -33,10 +38,10 @@ impl Asker {
         self.hop
     }
 
-    const fn most(&self) -> usize {
+    const fn part(&self) -> usize {
         match self.hop {
-            Hop::First => FOR_A_PEER,
-            Hop::Second => FOR_A_POD,
+            Hop::First => PART_FOR_A_PEER,
+            Hop::Second => PART_FOR_A_POD,
         }
     }
 }
@@ -54,8 +59,13 @@ impl Lookups {
 
     /// A place for one more; none: there are too many, in all or for this asker.
     pub(super) fn begin(&self, asker: &mut Asker) -> Option<LookupPlace> {
-        let most = asker.most();
-        let of_asker = Counted::take(asker.lookups.get_or_insert_default(), most)?;
+        let part = asker.part();
+        let own = asker.lookups.get_or_insert_default();
+        let others = self
+            .0
+            .load(Ordering::Relaxed)
+            .saturating_sub(own.load(Ordering::Relaxed));
+        let of_asker = Counted::take(own, (IN_ALL - others) / part)?;
         let of_all = Counted::take(&self.0, IN_ALL)?;
         Some(LookupPlace {
             _of_asker: of_asker,
@@ -88,5 +98,28 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_take_what_they_can_leave_some_to_the_next() {
+        let lookups = Lookups::default();
+        let take_all = |hop| {
+            let mut asker = Asker::new(hop);
+            let taken = std::iter::from_fn(|| lookups.begin(&mut asker));
+            taken.collect::<Vec<_>>()
+        };
+        assert_eq!(take_all(Hop::First).len(), 64);
+        assert_eq!(take_all(Hop::Second).len(), 1_024);
+        let mut taken: Vec<_> = (0..250).map(|_| take_all(Hop::First)).collect();
+        assert!(taken.iter().all(|lookups| !lookups.is_empty()));
+        taken.extend((0..10).map(|_| take_all(Hop::Second)));
+        assert!(lookups.len() < IN_ALL);
+        taken.clear();
+        assert_eq!((lookups.len(), take_all(Hop::First).len()), (0, 64));
     }
 }

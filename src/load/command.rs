@@ -9,11 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
-use super::tls;
+use super::tls::{self, Trust};
 use crate::auth::Secret;
 
 /// The route that stock relays serve.
@@ -27,38 +28,35 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         .into_iter()
         .find(|load| load.name() == name)
         .expect("clap takes no other");
-    let (host, route) = parse_address(matches.get_one::<String>("address").expect("required"))?;
-    let address = resolve(&host, matches.get_flag("i-own-this-relay"))?;
-    let receivers_on = match matches.get_one::<String>("receivers-on") {
-        None => None,
-        Some(text) => Some(resolve(
-            &parse_address(text)?.0,
-            matches.get_flag("i-own-this-relay"),
-        )?),
+    refuse_useless(matches, load)?;
+    let text = |name| matches.get_one::<String>(name).map(String::as_str);
+    let (host, route) = parse_address("address", text("address").expect("required"))?;
+    let owned = matches.get_flag("i-own-this-relay");
+    let elsewhere = |option| {
+        let found =
+            text(option).map(|text| resolve(option, &parse_address(option, text)?.0, owned));
+        found.transpose()
     };
-    let secret = read_secret(
-        matches.get_one::<String>("secret").map(String::as_str),
-        matches.get_one::<String>("secret-file").map(Path::new),
-    )?;
+    let address = match elsewhere("connect-to")? {
+        Some(address) => address,
+        None => resolve("address", &host, owned)?,
+    };
+    let receivers_on = elsewhere("receivers-on")?;
+    let secret = read_secret(text("secret"), text("secret-file").map(Path::new))?;
     let quic = matches.get_flag("quic");
-    let tls = match (
-        matches.get_flag("tls") || quic,
-        matches.get_one::<String>("ca-file"),
-        matches.get_flag("insecure"),
-    ) {
-        (false, None, false) => None,
-        (false, file, _) => {
-            let option = file.map_or("--insecure", |_| "--ca-file");
+    let trust = match (text("ca-file"), matches.get_flag("insecure")) {
+        (Some(file), _) => Trust::File(Path::new(file)),
+        (None, true) => Trust::Anything,
+        (None, false) => Trust::System,
+    };
+    let tls = match (matches.get_flag("tls") || quic, trust) {
+        (true, trust) => Some(tls::config(trust)?),
+        (false, Trust::System) => None,
+        (false, Trust::File(_) | Trust::Anything) => {
+            let option = text("ca-file").map_or("--insecure", |_| "--ca-file");
             return Err(LoadError::Usage(format!(
                 "{option} is about the certificate of a relay with TLS: add --tls or --quic, or leave it out"
             )));
-        }
-        (true, Some(file), _) => Some(tls::trust(Some(Path::new(file)))?),
-        (true, None, true) => Some(tls::trust(None)?),
-        (true, None, false) => {
-            return Err(LoadError::Usage(
-                "TLS and QUIC need to know whom to trust: --ca-file, or --insecure for whatever certificate comes".to_owned(),
-            ));
         }
     };
     let defaults = Settings::new(
@@ -118,6 +116,41 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
     Ok(settings)
 }
 
+/// The loads on which an option has an effect, if not on all.
+const ONLY: [(&str, &[Load]); 10] = {
+    use Load::{Fair, Flood, Flow, Idle, Paced, Stall, Storm};
+    let with_pairs: &[Load] = &[Flow, Paced, Flood, Stall, Storm, Fair];
+    [
+        ("pairs", with_pairs),
+        ("size", with_pairs),
+        ("receivers-on", with_pairs),
+        ("batch", &[Flow, Paced, Flood, Stall, Storm]),
+        ("window", &[Flow]),
+        ("rate", &[Paced, Stall, Storm, Fair]),
+        ("receive-rate", &[Fair]),
+        ("handshakes", &[Fair]),
+        ("peers", &[Idle, Storm]),
+        ("ramp-up", &[Flow, Paced, Flood, Stall, Storm, Fair, Idle]),
+    ]
+};
+
+/// Whoever gives an option that changes nothing measures something else than he believes.
+fn refuse_useless(matches: &ArgMatches, load: Load) -> Result<(), LoadError> {
+    let useless = |(option, loads): &(&str, &[Load])| {
+        let given = matches.value_source(option) == Some(ValueSource::CommandLine);
+        (given && !loads.contains(&load)).then(|| {
+            let others: Vec<_> = loads.iter().map(|load| load.name()).collect();
+            let (load, others) = (load.name(), others.join(", "));
+            format!("--{option} has no effect on the {load} load, only on {others}: leave it out")
+        })
+    };
+    let mistakes: Vec<_> = ONLY.iter().filter_map(useless).collect();
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(LoadError::Usage(mistakes.join("\n  ")))
+}
+
 /// The subcommand `load` with its options.
 pub fn command() -> Command {
     let number = |name: &'static str, default: &'static str, help: &'static str| {
@@ -149,6 +182,12 @@ pub fn command() -> Command {
                 .value_name("HOST:PORT | ws://HOST:PORT/PATH")
                 .required(true)
                 .help("The relay; the path is /relay unless given"),
+        )
+        .arg(
+            Arg::new("connect-to")
+                .long("connect-to")
+                .value_name("HOST:PORT")
+                .help("Where to connect in the place of the address, whose name stays in requests and TLS handshakes"),
         )
         .arg(
             Arg::new("secret")
@@ -254,7 +293,7 @@ pub fn command() -> Command {
                 .long("ca-file")
                 .value_name("FILE")
                 .conflicts_with("insecure")
-                .help("Certificates in PEM that the relay's must come from"),
+                .help("Authorities in PEM that the relay's certificate must come from, in the place of those that this machine trusts"),
         )
         .arg(
             Arg::new("insecure")
@@ -290,14 +329,14 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Takes `host:port` or a `ws://` URL apart, into `host:port` and a path.
-fn parse_address(text: &str) -> Result<(String, String), LoadError> {
+fn parse_address(option: &str, text: &str) -> Result<(String, String), LoadError> {
     let usage = |text: String| LoadError::Usage(text);
     let rest = match text.split_once("://") {
         None => text,
         Some(("ws", rest)) => rest,
         Some((scheme, rest)) => {
             return Err(usage(format!(
-                "--address: give host:port or ws://host:port/path, not {scheme}://; with TLS it is --address {rest} --tls"
+                "--{option}: give host:port or ws://host:port/path, not {scheme}://; with TLS it is --{option} {rest} --tls"
             )));
         }
     };
@@ -317,17 +356,17 @@ fn parse_address(text: &str) -> Result<(String, String), LoadError> {
         (true, _) => Ok((host, route.to_owned())),
         (false, true) => Ok((format!("{host}:80"), route.to_owned())),
         (false, false) => Err(usage(format!(
-            "--address must be host:port or ws://host/path, not {text:?}"
+            "--{option} must be host:port or ws://host/path, not {text:?}"
         ))),
     }
 }
 
 /// Looks the name up; all of its addresses must be ones at which nobody else's relay is hit by mistake.
-fn resolve(host: &str, owned: bool) -> Result<SocketAddr, LoadError> {
+fn resolve(option: &str, host: &str, owned: bool) -> Result<SocketAddr, LoadError> {
     let addresses: Vec<_> = host
         .to_socket_addrs()
         .map_err(|error| {
-            LoadError::Usage(format!("--address: {host} cannot be looked up: {error}"))
+            LoadError::Usage(format!("--{option}: {host} cannot be looked up: {error}"))
         })?
         .collect();
     let public = addresses.iter().find(|address| !is_ours(address.ip()));
@@ -338,7 +377,7 @@ fn resolve(host: &str, owned: bool) -> Result<SocketAddr, LoadError> {
         ))),
         (_, Some(first)) => Ok(*first),
         (_, None) => Err(LoadError::Usage(format!(
-            "--address: {host} has no address"
+            "--{option}: {host} has no address"
         ))),
     }
 }
@@ -418,12 +457,15 @@ mod tests {
         assert_eq!(parsed("fair -a :9 -s x").unwrap().pairs, 50);
         let elsewhere = parsed("-a :9 -s x --receivers-on :10").unwrap();
         assert_eq!(elsewhere.receivers_on, Some(([127, 0, 0, 1], 10).into()));
+        let through = parsed("-a relay.example.com:443 --connect-to :10 -s x").unwrap();
+        assert_eq!(through.target.address(), ([127, 0, 0, 1], 10).into());
+        assert!(format!("{through:?}").contains("relay.example.com:443"));
         command().debug_assert();
     }
 
     #[test]
     fn address_is_taken_apart() {
-        let parse = |text| parse_address(text).map_err(|error| error.to_string());
+        let parse = |text| parse_address("address", text).map_err(|error| error.to_string());
         let pair = |host: &str, route: &str| Ok((host.to_owned(), route.to_owned()));
         assert_eq!(parse("relay:80"), pair("relay:80", "/relay"));
         assert_eq!(parse(":80"), pair("127.0.0.1:80", "/relay"));
@@ -479,19 +521,24 @@ mod tests {
             ("--size 8783", "--size"),
             ("--pairs 0", "--pairs"),
             ("--batch 0", "--batch"),
-            ("--peers 0", "--peers"),
+            ("idle --peers 0", "--peers"),
             ("--concurrency 0", "--concurrency"),
             ("--window 7 --batch 8", "--window"),
-            ("--rate 0", "--rate"),
-            ("--rate NaN", "--rate"),
-            ("--receive-rate 0", "--receive-rate"),
+            ("paced --rate 0", "--rate"),
+            ("paced --rate NaN", "--rate"),
+            ("fair --receive-rate 0", "--receive-rate"),
+            ("--rate 5", "only on paced"),
+            ("churn --pairs 3", "--pairs has no effect on the churn load"),
+            ("idle --handshakes", "only on fair"),
+            ("--connect-to 1.1.1.1:443", "--i-own-this-relay"),
+            ("--connect-to nonsense", "--connect-to must be host:port"),
             ("--duration 0", "--duration"),
             ("--source-addresses 255", "--source-addresses"),
             ("--quic --insecure --size 1340", "--size"),
             ("stall --quic --insecure", "stall"),
-            ("--quic", "--ca-file"),
             ("--insecure", "--tls"),
             ("--ca-file /x", "--tls"),
+            ("--tls --ca-file /x", "--ca-file: "),
             ("--source-addresses 2 -a 10.0.0.1:9", "--source-addresses"),
             ("--source-addresses 2 -a [::1]:9", "--source-addresses"),
         ] {
@@ -503,7 +550,7 @@ mod tests {
             let text = refusal(&format!("{arguments} {address} -s x"));
             assert!(text.contains(name), "{arguments}: {text}");
         }
-        let both = refusal("-a :9 -s x --size 1 --rate 0");
+        let both = refusal("paced -a :9 -s x --size 1 --rate 0");
         assert!(both.contains("--size") && both.contains("--rate"), "{both}");
         assert!(refusal("-a :9").contains("--secret-file"));
         assert!(refusal("-a :9 --secret-file /nowhere/at/all").contains("/nowhere/at/all"));

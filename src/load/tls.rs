@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, ClientConfig, RootCertStore, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -18,10 +17,21 @@ use tokio_rustls::client::TlsStream;
 use super::error::LoadError;
 use super::peer::closed_or;
 use super::quic::QuicStream;
-use crate::tls::AnyCertificate;
+use crate::tls::{AnyCertificate, read_roots};
 
-/// A configuration that trusts the certificates in a PEM file, or (none) whatever the relay shows.
-pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError> {
+/// Whose word on the relay's certificate counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trust<'a> {
+    /// That of the authorities that this machine trusts.
+    System,
+    /// That of the certificates in a PEM file.
+    File(&'a Path),
+    /// Nobody's: whatever the relay shows is taken.
+    Anything,
+}
+
+/// A client's configuration with this trust.
+pub(super) fn config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, LoadError> {
     let mut provider = aws_lc_rs::default_provider();
     // In the order of the stock clients, which are written in Go: on machines that have AES in hardware AES-128 comes first.
     let aes_128 =
@@ -31,24 +41,15 @@ pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError>
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider has ciphers for the default versions");
-    let builder = match file {
-        None => builder
+    let builder = match trust {
+        Trust::System => builder.with_root_certificates(system_roots()?),
+        Trust::File(file) => {
+            let wrong = |error| LoadError::Usage(format!("--ca-file: {error}"));
+            builder.with_root_certificates(read_roots(file).map_err(wrong)?)
+        }
+        Trust::Anything => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider))),
-        Some(file) => {
-            let wrong = |error: &dyn std::fmt::Display| {
-                LoadError::Usage(format!("--ca-file {}: {error}", file.display()))
-            };
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
-                let certificate = certificate.map_err(|error| wrong(&error))?;
-                roots.add(certificate).map_err(|error| wrong(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong(&"holds no certificate in PEM"));
-            }
-            builder.with_root_certificates(roots)
-        }
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -57,12 +58,36 @@ pub(super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, LoadError>
     Ok(Arc::new(config))
 }
 
+fn system_roots() -> Result<RootCertStore, LoadError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    let errors: Vec<_> = found
+        .errors
+        .iter()
+        .map(|error| format!(" ({error})"))
+        .collect();
+    Err(LoadError::Usage(format!(
+        "this machine trusts no authorities{}: say whom to trust with --ca-file, or take whatever certificate comes with --insecure",
+        errors.concat()
+    )))
+}
+
 /// What a failed handshake is called. A self-made certificate that is its own authority is what newcomers meet first.
 pub(super) fn handshake_failed(source: io::Error) -> LoadError {
     if source.to_string().contains("CaUsedAsEndEntity") {
         return LoadError::Usage(
             "--ca-file: the relay shows a certificate that is itself an authority, which this client does not take; make it with \
              `-addext basicConstraints=critical,CA:FALSE`, or take whatever comes with --insecure"
+                .to_owned(),
+        );
+    }
+    if source.to_string().contains("UnknownIssuer") {
+        return LoadError::Usage(
+            "the relay's certificate is of an authority that is not trusted here: name it with --ca-file, or take whatever comes with --insecure"
                 .to_owned(),
         );
     }

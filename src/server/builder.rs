@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::bind::{BindError, Listener, bind};
 use super::quic::{self, QuicListener};
 use super::quic_probe;
 use super::tls::TlsLayer;
@@ -37,18 +38,6 @@ const PORT_ATTEMPTS: u32 = 16;
 /// What to do about a socket that nobody listens on.
 const UNCLAIMED: &str = "no setting listens there: ListenStream= or ListenDatagram= and \
                          the setting must name the same address";
-
-/// A listener that could not be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen for {what} on {addresses:?}: {source}")]
-pub struct BindError {
-    /// What was to be served there.
-    pub what: &'static str,
-    /// The addresses that were tried.
-    pub addresses: Vec<SocketAddr>,
-    /// Why the last of them failed.
-    pub source: io::Error,
-}
 
 /// Says where to listen; made by [`Server::builder`].
 ///
@@ -185,7 +174,7 @@ impl ServerBuilder {
                 bound
             }
             (Some(left), _) => Err(BindError {
-                what: "what the service manager passed",
+                listener: Listener::Unclaimed,
                 addresses: vec![left],
                 source: io::Error::new(io::ErrorKind::InvalidInput, UNCLAIMED),
             }),
@@ -194,16 +183,16 @@ impl ServerBuilder {
 
     fn bind_all(self, inherited: &mut Inherited) -> Result<Server, BindError> {
         let (peers, quic) = self.bind_peers(inherited)?;
-        let mut tcp = |what, addresses: &[SocketAddr]| {
+        let mut tcp = |listener, addresses: &[SocketAddr]| {
             let passed = inherited.take_tcp(addresses).map(TcpListener::from_std);
-            bind(what, addresses, passed, sockets::listen)
+            bind(listener, addresses, passed, sockets::listen)
         };
         let health = match self.health.as_slice() {
             [] => None,
-            addresses => Some(tcp("health", addresses)?),
+            addresses => Some(tcp(Listener::Health, addresses)?),
         };
         let metrics = match self.metrics {
-            Some((addresses, metrics)) => Some((tcp("metrics", &addresses)?, metrics)),
+            Some((addresses, metrics)) => Some((tcp(Listener::Metrics, &addresses)?, metrics)),
             None => None,
         };
         let stun = self
@@ -211,7 +200,7 @@ impl ServerBuilder {
             .iter()
             .map(|addresses| {
                 let passed = inherited.take_udp(addresses).map(UdpSocket::from_std);
-                bind("STUN", addresses, passed, sockets::bind_udp)
+                bind(Listener::Stun, addresses, passed, sockets::bind_udp)
             })
             .collect::<Result<_, _>>()?;
         Ok(Server {
@@ -239,17 +228,17 @@ impl ServerBuilder {
         let mut attempts = 0;
         loop {
             let passed = inherited.take_tcp(&self.listen).map(TcpListener::from_std);
-            let tcp = bind("peers", &self.listen, passed, sockets::listen)?;
+            let tcp = bind(Listener::Peers, &self.listen, passed, sockets::listen)?;
             let Some(certificates) = self.tls.as_ref().filter(|_| self.quic) else {
                 return Ok((tcp, None));
             };
             let address = tcp.local_addr().map_err(|source| BindError {
-                what: "peers",
+                listener: Listener::Peers,
                 addresses: self.listen.clone(),
                 source,
             })?;
             let passed = inherited.take_udp(&[address]).map(quic::prepare);
-            match bind("peers with QUIC", &[address], passed, quic::bind) {
+            match bind(Listener::Quic, &[address], passed, quic::bind) {
                 Ok(socket) => {
                     let quic = QuicListener::new(socket, certificates, self.quic_initial_mtu);
                     return Ok((tcp, Some(quic)));
@@ -266,34 +255,6 @@ impl ServerBuilder {
     fn names_port(&self, port: u16) -> bool {
         self.listen.iter().any(|address| address.port() == port)
     }
-}
-
-/// Takes the socket that was passed, or else opens one.
-fn bind<T>(
-    what: &'static str,
-    addresses: &[SocketAddr],
-    passed: Option<io::Result<T>>,
-    open: fn(SocketAddr) -> io::Result<T>,
-) -> Result<T, BindError> {
-    if let Some(passed) = passed {
-        return passed.map_err(|source| BindError {
-            what,
-            addresses: addresses.to_vec(),
-            source,
-        });
-    }
-    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address given");
-    for &address in addresses {
-        match open(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(BindError {
-        what,
-        addresses: addresses.to_vec(),
-        source: last,
-    })
 }
 
 /// A relay with bound listeners.

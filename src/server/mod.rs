@@ -3,6 +3,7 @@
 //! Knows addresses, sockets and signals; never the format of a message.
 
 mod admin;
+mod bind;
 mod builder;
 mod cluster;
 mod http2;
@@ -12,5 +13,6 @@ mod quic_probe;
 mod signals;
 mod tls;
 
-pub use builder::{BindError, Server, ServerBuilder};
+pub use bind::{BindError, Listener};
+pub use builder::{Server, ServerBuilder};
 pub use signals::{reload_signal, shutdown_signal};

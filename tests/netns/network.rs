@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::support::netns::Namespace;
+use crate::support::netns::{Far, FarCable, Namespace};
 
 /// An Ethernet address that nobody has: the bridge takes what is for it, and nobody hears it.
 const NOBODY: &str = "02:00:00:00:00:fe";
@@ -13,12 +13,23 @@ const NOBODY: &str = "02:00:00:00:00:fe";
 pub(crate) struct Network {
     pods: Vec<Namespace>,
     clients: Namespace,
+    /// The cables between pods, where they are far from each other.
+    far: Vec<FarCable>,
 }
 
 impl Network {
     /// None where there are no namespaces: the output says which test was skipped, and why.
     pub(crate) fn make(test: &str, pods: usize) -> Option<Self> {
-        match Self::try_make(pods) {
+        Self::made(test, pods, None)
+    }
+
+    /// The same with such a way from each pod to the bridge between them.
+    pub(crate) fn make_far(test: &str, pods: usize, far: Far) -> Option<Self> {
+        Self::made(test, pods, Some(far))
+    }
+
+    fn made(test: &str, pods: usize, far: Option<Far>) -> Option<Self> {
+        match Self::try_make(pods, far) {
             Ok(network) => Some(network),
             Err(why) => {
                 println!("skipped: {test}: no network namespaces ({why})");
@@ -27,7 +38,8 @@ impl Network {
         }
     }
 
-    fn try_make(pods: usize) -> Result<Self, String> {
+    fn try_make(pods: usize, far: Option<Far>) -> Result<Self, String> {
+        let mut cables = Vec::new();
         let clients = Namespace::make("clients")?;
         for (bridge, net) in [("to-clients", 99), ("to-pods", 98)] {
             clients.ip(&format!("link add name {bridge} type bridge"))?;
@@ -39,7 +51,12 @@ impl Network {
                 let namespace = Namespace::make("pod")?;
                 for (end, bridge, net) in [("clients", "to-clients", 99), ("pods", "to-pods", 98)] {
                     let port = format!("{end}{pod}");
-                    namespace.cable(end, &clients, &port)?;
+                    match far.filter(|_| end == "pods") {
+                        Some(far) => {
+                            cables.push(namespace.far_cable(end, &clients, &port, far)?);
+                        }
+                        None => namespace.cable(end, &clients, &port)?,
+                    }
                     clients.ip(&format!("link set dev {port} up master {bridge}"))?;
                     namespace.ip(&format!("addr add 10.{net}.0.{}/24 dev {end}", pod + 1))?;
                     namespace.ip(&format!("link set dev {end} up"))?;
@@ -47,7 +64,16 @@ impl Network {
                 Ok(namespace)
             })
             .collect::<Result<_, String>>()?;
-        Ok(Self { pods, clients })
+        Ok(Self {
+            pods,
+            clients,
+            far: cables,
+        })
+    }
+
+    /// Takes the far cables away, and says what they have carried, lost, and let others overtake.
+    pub(crate) fn end_far_cables(&mut self) -> Vec<[u64; 3]> {
+        self.far.drain(..).map(FarCable::end).collect()
     }
 
     /// Runs a test where the clients are.

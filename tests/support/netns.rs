@@ -1,8 +1,9 @@
-//! Network namespaces that a test makes for itself, and takes away again. They need root and `ip` (iproute2).
+//! Network namespaces that a test makes for itself, and takes away again. They need root and `ip` (iproute2); far cables need `python3`, too.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -48,17 +49,40 @@ impl Namespace {
         run(&format!("ip -n {} {words}", self.0))
     }
 
-    /// `tc`, within.
-    pub(crate) fn tc(&self, words: &str) -> Result<(), String> {
-        run(&format!("tc -n {} {words}", self.0))
-    }
-
     /// Lays a cable to another namespace; both ends are down.
     pub(crate) fn cable(&self, end: &str, other: &Self, other_end: &str) -> Result<(), String> {
         run(&format!(
             "ip link add {end} netns {} type veth peer name {other_end} netns {}",
             self.0, other.0
         ))
+    }
+
+    /// Lays a cable that is like a long way: see [`Far`]. Both ends are down. It lasts until it is dropped.
+    pub(crate) fn far_cable(
+        &self,
+        end: &str,
+        other: &Self,
+        other_end: &str,
+        far: Far,
+    ) -> Result<FarCable, String> {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/far_cable.py");
+        let mut process = self
+            .command("python3")
+            .args([program, end, other_end])
+            .args([far.delay, far.jitter, far.lost_percent].map(|number| number.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        if line != "ready\n" {
+            return Err(format!("far_cable.py ends with {:?}", process.wait()));
+        }
+        let cable = FarCable { process, output };
+        self.ip(&format!("link set dev {other_end} netns {}", other.0))?;
+        Ok(cable)
     }
 
     /// A program that is to run within; the process is that of the program.
@@ -85,5 +109,43 @@ impl Namespace {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+}
+
+/// What a long way does to what goes along it, in either direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Far {
+    /// Milliseconds that a frame is on its way.
+    pub(crate) delay: u32,
+    /// By how many of them that may differ, from frame to frame.
+    pub(crate) jitter: u32,
+    /// How many frames of a hundred are lost.
+    pub(crate) lost_percent: u32,
+}
+
+/// A cable that `far_cable.py` carries the frames of; gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct FarCable {
+    process: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl FarCable {
+    /// Ends it, and says how many frames it has carried, lost, and let others overtake.
+    pub(crate) fn end(mut self) -> [u64; 3] {
+        drop(self.process.stdin.take());
+        let mut counts = String::new();
+        self.output.read_to_string(&mut counts).unwrap();
+        let counts = counts
+            .split_whitespace()
+            .map(|count| count.parse().unwrap());
+        counts.collect::<Vec<_>>().try_into().expect("three counts")
+    }
+}
+
+impl Drop for FarCable {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        let _ended = self.process.wait();
     }
 }

@@ -573,18 +573,20 @@ async fn the_load_generator_speaks_quic() {
         command.args([
             "load", words[0], "-a", &address, "-s", "x", "--quic", "--json",
         ]);
-        command.args(["--pairs=2", "--batch=16", "--duration=0.3", "--warmup=0.1"]);
+        command.args(["--duration=0.3", "--warmup=0.1"]);
         command.args(&words[1..]).output().await.unwrap()
     };
-    let flow = load(&["flow", "--insecure"]).await;
+    let flow = load(&["flow", "--pairs=2", "--batch=16", "--insecure"]).await;
     assert!(flow.status.success(), "{flow:?}");
     let report: serde_json::Value = serde_json::from_slice(&flow.stdout).unwrap();
     assert_eq!(report["lost"], 0, "{report}");
     // The name in the certificate is not the address that is dialled.
     let refused = load(&["flow", "--ca-file", &file]).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("--connect-to"), "{words}");
     for words in [
-        &["paced", "--insecure"][..],
+        &["paced", "--pairs=2", "--insecure"][..],
         &["idle", "--peers=5", "--insecure"],
         &["churn", "--insecure"],
     ] {

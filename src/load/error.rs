@@ -12,6 +12,9 @@ pub enum LoadError {
     /// An option that cannot be used as it is; nothing has been sent.
     #[error("{0}")]
     Usage(String),
+    /// The certificate that the relay shows is not taken.
+    #[error("{0}, or take whatever comes with --insecure")]
+    Certificate(&'static str),
     /// The system lets this process hold no more sockets.
     #[error(
         "too many open files: raise the limit with `ulimit -n` (this load needs about {needed})"

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
-use super::peer::{Peer, connect, doing, secured, within};
+use super::peer::{Peer, connect, secured, within};
 use super::quic::{self, QuicStream};
-use super::tls::Stream;
+use super::tls::{self, Stream};
 use crate::auth::mint;
 use crate::proto::PeerId;
 use crate::time::Clock;
@@ -185,7 +185,7 @@ impl Path {
             let stream = within("waiting for the QUIC handshake", async {
                 QuicStream::connect(config.clone(), address, self.source(), host)
                     .await
-                    .map_err(doing("connecting with QUIC"))
+                    .map_err(tls::handshake_failed("doing the QUIC handshake"))
             })
             .await?;
             return Peer::join_quic(stream, &self.id(number), &self.token, settle).await;

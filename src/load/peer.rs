@@ -352,7 +352,7 @@ pub(super) async fn secured(
             within("waiting for the TLS handshake", async {
                 Stream::tls(tcp, config, host)
                     .await
-                    .map_err(tls::handshake_failed)
+                    .map_err(tls::handshake_failed("doing the TLS handshake"))
             })
             .await
         }

@@ -77,21 +77,21 @@ fn system_roots() -> Result<RootCertStore, LoadError> {
 }
 
 /// What a failed handshake is called. A self-made certificate that is its own authority is what newcomers meet first.
-pub(super) fn handshake_failed(source: io::Error) -> LoadError {
-    if source.to_string().contains("CaUsedAsEndEntity") {
-        return LoadError::Usage(
-            "--ca-file: the relay shows a certificate that is itself an authority, which this client does not take; make it with \
-             `-addext basicConstraints=critical,CA:FALSE`, or take whatever comes with --insecure"
-                .to_owned(),
-        );
+pub(super) fn handshake_failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
+    move |source| {
+        let text = source.to_string();
+        let why = if text.contains("CaUsedAsEndEntity") {
+            "the relay shows a certificate that is itself an authority, which this client does not take; make it with \
+             `-addext basicConstraints=critical,CA:FALSE`"
+        } else if text.contains("UnknownIssuer") || text.contains("BadSignature") {
+            "the relay's certificate is of an authority that is not trusted here: name that with --ca-file"
+        } else if text.contains("not valid for name") {
+            "the relay's certificate is for another name: give --address that name, and --connect-to where the relay is"
+        } else {
+            return closed_or(doing)(source);
+        };
+        LoadError::Certificate(why)
     }
-    if source.to_string().contains("UnknownIssuer") {
-        return LoadError::Usage(
-            "the relay's certificate is of an authority that is not trusted here: name it with --ca-file, or take whatever comes with --insecure"
-                .to_owned(),
-        );
-    }
-    closed_or("doing the TLS handshake")(source)
 }
 
 /// What a peer's bytes go over.

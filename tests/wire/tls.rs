@@ -334,7 +334,8 @@ async fn the_load_generator_trusts_what_it_is_told_to() {
         |server| server.tls(certificates),
     );
     let stranger = write_pair(&dir("load-stranger"));
-    let load = async |trust: Vec<&str>| {
+    // The authorities of this machine are those of the variable's file.
+    let load = async |trust: Vec<&str>, system: &str| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));
         command.args([
             "load",
@@ -346,15 +347,29 @@ async fn the_load_generator_trusts_what_it_is_told_to() {
             "--tls",
         ]);
         command.args(["--pairs=2", "--batch=16", "--duration=0.3", "--warmup=0.1"]);
+        command
+            .env("SSL_CERT_FILE", system)
+            .env_remove("SSL_CERT_DIR");
         command.args(trust).output().await.unwrap()
     };
     let file = |pair: &Pair| pair.files.certificate.to_str().unwrap().to_owned();
-    let trusted = load(vec!["--ca-file", &file(&pair)]).await;
-    assert!(trusted.status.success(), "{trusted:?}");
-    assert!(load(vec!["--insecure"]).await.status.success());
-    let refused = load(vec!["--ca-file", &file(&stranger)]).await;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert_eq!(load(vec![]).await.status.code(), Some(2));
+    let (own, foreign) = (&*file(&pair), &*file(&stranger));
+    let trusted = [
+        (vec!["--ca-file", own], foreign),
+        (vec!["--insecure"], foreign),
+        (vec![], own),
+    ];
+    for (trust, system) in trusted {
+        let trusted = load(trust, system).await;
+        assert!(trusted.status.success(), "{trusted:?}");
+    }
+    for (trust, system) in [(vec!["--ca-file", foreign], own), (vec![], foreign)] {
+        let refused = load(trust, system).await;
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(words.contains("--ca-file"), "{words}");
+    }
+    assert_eq!(load(vec![], "/nowhere").await.status.code(), Some(2));
     assert!(relay.conserved().await.1 > 100);
 }
 

@@ -42,6 +42,14 @@ struct TestClient {
 impl TestClient {
     /// A client of this suite, and the accepted other end, with nothing said yet.
     async fn pair(suite: SupportedCipherSuite) -> (Self, TcpStream) {
+        Self::pair_with_records_of(None, suite).await
+    }
+
+    /// The same with records of at most so many bytes.
+    async fn pair_with_records_of(
+        most: Option<usize>,
+        suite: SupportedCipherSuite,
+    ) -> (Self, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tcp = TcpStream::connect(address).await.unwrap();
@@ -52,7 +60,7 @@ impl TestClient {
             SupportedCipherSuite::Tls13(_) => &version::TLS13,
             SupportedCipherSuite::Tls12(_) => &version::TLS12,
         };
-        let config = ClientConfig::builder_with_provider(provider.into())
+        let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_protocol_versions(&[version])
             .unwrap()
             .dangerous()
@@ -60,6 +68,7 @@ impl TestClient {
                 aws_lc_rs::default_provider().into(),
             )))
             .with_no_client_auth();
+        config.max_fragment_size = most;
         let name = ServerName::try_from("localhost").unwrap();
         let mut tls = ClientConnection::new(config.into(), name).unwrap();
         tls.set_buffer_limit(None);
@@ -227,12 +236,16 @@ async fn records_may_be_cut_anywhere() {
 /// As long as a reader's buffer, so that records are opened in it.
 const BUFFER: usize = 62 * 1024;
 
-/// What a client sends in one piece with the end of its handshake is not lost, nor what it sends half of.
+/// What a client sends in one piece with the end of its handshake is not lost, nor what it sends half of. Records of 32 bytes cut its
+/// last message, too (RFC 8446, section 5.1).
 #[tokio::test]
 async fn data_that_comes_with_the_end_of_the_handshake_is_kept() {
     let config = server();
-    for half in [false, true] {
-        let (mut client, tcp) = TestClient::pair(SUITES[0]).await;
+    for (most, half) in [None, Some(32)]
+        .into_iter()
+        .flat_map(|most| [(most, false), (most, true)])
+    {
+        let (mut client, tcp) = TestClient::pair_with_records_of(most, SUITES[0]).await;
         let data = numbers(3000);
         let hello = client.out();
         client.tcp.write_all(&hello).await.unwrap();
@@ -240,7 +253,14 @@ async fn data_that_comes_with_the_end_of_the_handshake_is_kept() {
             while client.tls.is_handshaking() {
                 client.fill().await.unwrap();
             }
-            let mut out = client.sealed(&data);
+            let mut out = client.out();
+            if most.is_some() {
+                // The record of its last message that comes first is alone for a while.
+                let first = out.drain(..out.len().min(6 + 32)).collect::<Vec<_>>();
+                client.tcp.write_all(&first).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            out.extend(client.sealed(&data));
             out.extend(client.sealed(&data));
             let cut = if half { out.len() - 100 } else { out.len() };
             client.tcp.write_all(&out[..cut]).await.unwrap();

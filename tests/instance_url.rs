@@ -6,52 +6,49 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use trunkline::auth::{Secret, mint};
 use trunkline::client::Client;
+use trunkline::tls::CertificateFiles;
 
-use self::support::{Program, peer};
+use self::support::{Pair, Program, fresh_dir, peer};
 
 const SECRET: &str = "a-secret";
 
 /// A directory with a certificate, and who trusts it.
 struct Tls {
     dir: PathBuf,
+    pair: Pair,
     config: Arc<ClientConfig>,
 }
 
 impl Tls {
     fn new(test: &str) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("instance-url-{test}"));
-        let _absent = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        let made = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap();
-        std::fs::write(dir.join("tls.crt"), made.cert.pem()).unwrap();
-        std::fs::write(dir.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
+        let dir = fresh_dir(&format!("instance-url-{test}"));
+        let pair = Pair::write(&dir, ["example.com"]);
         let config = ClientConfig::builder()
-            .with_root_certificates(roots)
+            .with_root_certificates(pair.roots())
             .with_no_client_auth();
         Self {
             dir,
+            pair,
             config: Arc::new(config),
         }
     }
 
     /// What the program is told to use it.
     fn args(&self) -> [String; 2] {
-        let file = |flag: &str, name: &str| format!("{flag}={}", self.dir.join(name).display());
+        let CertificateFiles { certificate, key } = &self.pair.files;
         [
-            file("--tls-cert-file", "tls.crt"),
-            file("--tls-key-file", "tls.key"),
+            format!("--tls-cert-file={}", certificate.display()),
+            format!("--tls-key-file={}", key.display()),
         ]
     }
 }

@@ -110,46 +110,26 @@ fn pods_that_do_not_hear_each_other_give_up_and_find_together_again() {
         // The longer it is cut, the longer the pauses between two tries to dial.
         let cut = Duration::from_secs(number("TRUNKLINE_NETNS_CUT", 0) as u64);
         let group = |number: usize| 2 * each * number..2 * each * (number + 1);
-        let both_ways = async {
+        // From whom to whom nothing comes, and whose peers notice it.
+        let trouble = async |what: &str, cuts: &[(usize, usize)], peers: std::ops::Range<usize>| {
             let began = Instant::now();
-            network.cut(0, 1);
-            network.cut(1, 0);
-            swarm.are_told_offline(group(0)).await;
-            report(
-                "cut both ways: peers behind the cut are offline",
-                began,
-                "16 s",
-            );
+            for &(from, to) in cuts {
+                network.cut(from, to);
+            }
+            swarm.are_told_offline(peers.clone()).await;
+            let told = format!("{what}: peers at both ends of the cut are offline");
+            report(&told, began, "16 s");
             sleep(cut).await;
             let began = Instant::now();
-            network.mend(0, 1);
-            network.mend(1, 0);
-            swarm.hear_each_other(group(0)).await;
-            report(
-                "healed: traffic of all pairs again, both ways",
-                began,
-                "12 s",
-            );
+            for &(from, to) in cuts {
+                network.mend(from, to);
+            }
+            swarm.hear_each_other(peers).await;
+            let healed = format!("{what}, healed: traffic of all pairs again, both ways");
+            report(&healed, began, "12 s");
         };
-        let one_way = async {
-            let began = Instant::now();
-            network.cut(2, 3);
-            swarm.are_told_offline(group(1)).await;
-            report(
-                "cut one way: peers at both ends of the cut are offline",
-                began,
-                "16 s",
-            );
-            sleep(cut).await;
-            let began = Instant::now();
-            network.mend(2, 3);
-            swarm.hear_each_other(group(1)).await;
-            report(
-                "healed: traffic of all pairs again, both ways",
-                began,
-                "12 s",
-            );
-        };
+        let both_ways = trouble("cut both ways", &[(0, 1), (1, 0)], group(0));
+        let one_way = trouble("cut one way", &[(2, 3)], group(1));
         let dead = async {
             let began = Instant::now();
             network.unplug(4);

@@ -21,7 +21,7 @@ use trunkline::auth::{Secret, mint};
 use trunkline::client::{Client, Event};
 
 use self::proxy::{Kind, NAME, Proxy, Tls};
-use self::support::{Program, peer, until};
+use self::support::{Program, fresh_dir, peer, until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SECRET: &str = "a-secret";
@@ -31,10 +31,7 @@ const EXPOSED: &str = "rels://relay.example.com:443";
 const IDLE: Duration = Duration::from_secs(35);
 
 fn dir(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxies-{name}"));
-    let _absent = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
+    fresh_dir(&format!("proxies-{name}"))
 }
 
 /// A relay that believes the proxies of this machine.

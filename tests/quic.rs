@@ -11,9 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportConfig, VarInt};
-use rcgen::generate_simple_self_signed;
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,12 +20,11 @@ use trunkline::RelayBuilder;
 use trunkline::auth::AllowAll;
 use trunkline::client::{Client, Event};
 use trunkline::telemetry::counters::DropReason;
-use trunkline::tls::{CertificateFiles, Certificates};
 use trunkline::transport::TransportKind;
 
 use support::{
-    FrozenClock, TestRelay, auth_message, close, health_check, ids, payload_of, peer, real_pause,
-    request, token, transport, until,
+    FrozenClock, Pair, TestRelay, auth_message, close, fresh_dir, health_check, ids, payload_of,
+    peer, real_pause, request, token, transport, until,
 };
 
 const NAME: &str = "relay.example.com";
@@ -36,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A relay with TLS, and what its clients trust.
 struct QuicRelay {
     relay: TestRelay,
-    roots: Arc<RootCertStore>,
+    pair: Pair,
 }
 
 impl std::ops::Deref for QuicRelay {
@@ -46,24 +43,8 @@ impl std::ops::Deref for QuicRelay {
     }
 }
 
-fn certificate_file(test: &str) -> String {
-    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("quic-{test}"));
-    dir.join("tls.crt").to_str().unwrap().to_owned()
-}
-
-fn certificate(test: &str) -> (Certificates, CertificateDer<'static>) {
-    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("quic-{test}"));
-    std::fs::create_dir_all(&dir).unwrap();
-    let made = generate_simple_self_signed([NAME.to_owned()]).unwrap();
-    let files = CertificateFiles {
-        certificate: dir.join("tls.crt"),
-        key: dir.join("tls.key"),
-    };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let certificates = Certificates::new();
-    certificates.set(files.load().unwrap());
-    (certificates, made.cert.der().clone())
+fn pair(test: &str) -> Pair {
+    Pair::write(&fresh_dir(&format!("quic-{test}")), [NAME])
 }
 
 impl QuicRelay {
@@ -72,21 +53,19 @@ impl QuicRelay {
     }
 
     fn with(test: &str, change: impl FnOnce(RelayBuilder) -> RelayBuilder) -> Self {
-        let (certificates, der) = certificate(test);
-        let mut roots = RootCertStore::empty();
-        roots.add(der).unwrap();
+        let pair = pair(test);
         Self {
             relay: TestRelay::served(
                 |relay| change(relay.tls(true).exposed_address(support::URL)),
-                |server| server.tls(certificates),
+                |server| server.tls(pair.store()),
             ),
-            roots: Arc::new(roots),
+            pair,
         }
     }
 
     fn tls(&self, alpn: &[u8]) -> rustls::ClientConfig {
         let mut tls = rustls::ClientConfig::builder()
-            .with_root_certificates(Arc::clone(&self.roots))
+            .with_root_certificates(self.pair.roots())
             .with_no_client_auth();
         tls.alpn_protocols = vec![alpn.to_vec()];
         tls
@@ -526,10 +505,10 @@ async fn an_idle_peer_is_asked_and_one_that_is_gone_is_missed() {
 #[tokio::test]
 async fn without_tls_there_is_no_quic_and_it_can_be_switched_off() {
     let plain = TestRelay::start();
-    let (certificates, _) = certificate("off");
+    let pair = pair("off");
     let off = TestRelay::served(
         |relay| relay.tls(true),
-        |server| server.tls(certificates).quic(false),
+        |server| server.tls(pair.store()).quic(false),
     );
     for relay in [&plain, &off] {
         // The port is free for UDP.
@@ -542,16 +521,14 @@ async fn without_tls_there_is_no_quic_and_it_can_be_switched_off() {
 
 #[tokio::test]
 async fn ipv4_and_ipv6_reach_one_listener() {
-    let (certificates, der) = certificate("dual");
-    let mut roots = RootCertStore::empty();
-    roots.add(der).unwrap();
+    let pair = pair("dual");
     let any: SocketAddr = "[::]:0".parse().unwrap();
     let relay = QuicRelay {
         relay: TestRelay::served(
             |relay| relay.tls(true),
-            |server| server.tls(certificates).listen([any]),
+            |server| server.tls(pair.store()).listen([any]),
         ),
-        roots: Arc::new(roots),
+        pair,
     };
     for (name, local) in [("four", "127.0.0.1:0"), ("six", "[::1]:0")] {
         let local: SocketAddr = local.parse().unwrap();
@@ -566,14 +543,15 @@ async fn ipv4_and_ipv6_reach_one_listener() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_generator_speaks_quic() {
     let relay = QuicRelay::with("load", |relay| relay.validator(AllowAll));
-    let file = certificate_file("load");
+    let file = relay.pair.files.certificate.display().to_string();
+    let address = relay.addr.to_string();
     let load = async |words: &[&str]| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));
-        let address = relay.addr.to_string();
-        command.args([
-            "load", words[0], "-a", &address, "-s", "x", "--quic", "--json",
-        ]);
-        command.args(["--duration=0.3", "--warmup=0.1"]);
+        command.args(["load", words[0], "-s", "x"]);
+        if !words.contains(&"--connect-to") {
+            command.args(["-a", &address]);
+        }
+        command.args(["--quic", "--json", "--duration=0.3", "--warmup=0.1"]);
         command.args(&words[1..]).output().await.unwrap()
     };
     let flow = load(&["flow", "--pairs=2", "--batch=16", "--insecure"]).await;
@@ -585,6 +563,9 @@ async fn the_load_generator_speaks_quic() {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let words = String::from_utf8_lossy(&refused.stderr);
     assert!(words.contains("--connect-to"), "{words}");
+    let named = format!("-a={NAME}:443");
+    let named = load(&["flow", &named, "--connect-to", &address, "--ca-file", &file]).await;
+    assert!(named.status.success(), "{named:?}");
     for words in [
         &["paced", "--pairs=2", "--insecure"][..],
         &["idle", "--peers=5", "--insecure"],
@@ -610,10 +591,10 @@ async fn the_probe_says_whether_quic_gets_through_and_warns_once() {
     // The public address, before anything stands behind it.
     let public = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let via = public.local_addr().unwrap().to_string();
-    let (certificates, _) = certificate("probe");
+    let pair = pair("probe");
     let relay = TestRelay::served(
         |relay| relay.tls(true),
-        |server| server.tls(certificates).probe_quic_via(via),
+        |server| server.tls(pair.store()).probe_quic_via(via),
     );
     let tunnel = tunnel_from(public, relay.addr).await;
     let gauge = async |value| {
@@ -764,10 +745,10 @@ async fn one_address_cannot_take_the_handshakes_of_others() {
 #[tokio::test]
 async fn what_the_kernel_drops_is_counted() {
     let any = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let (certificates, _) = certificate("drops");
+    let pair = pair("drops");
     let relay = TestRelay::served(
         |relay| relay.tls(true),
-        |server| server.tls(certificates).stun([any]),
+        |server| server.tls(pair.store()).stun([any]),
     );
     let drops = async |server: &'static str| {
         let labels = [("server", server), ("reason", "receive_buffer_full")];

@@ -17,16 +17,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, TransportConfig};
-use rcgen::generate_simple_self_signed;
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use trunkline::telemetry::counters::DropReason;
-use trunkline::tls::{CertificateFiles, Certificates};
 
 use support::netns::{Far, FarCable, Namespace};
-use support::{TestRelay, auth_message, peer, transport};
+use support::{Pair, TestRelay, auth_message, fresh_dir, peer, transport};
 
 const NAME: &str = "relay.example.com";
 
@@ -81,21 +78,9 @@ impl Path {
 }
 
 /// A certificate as large as a chain from a public authority: its flight takes several datagrams.
-fn certificate() -> (Certificates, CertificateDer<'static>) {
-    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("quic-mtu");
-    std::fs::create_dir_all(&dir).unwrap();
+fn certificate() -> Pair {
     let names = (0..100).map(|n| format!("relay-{n}.example.com"));
-    let names: Vec<_> = names.chain([NAME.to_owned()]).collect();
-    let made = generate_simple_self_signed(names).unwrap();
-    let files = CertificateFiles {
-        certificate: dir.join("tls.crt"),
-        key: dir.join("tls.key"),
-    };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let certificates = Certificates::new();
-    certificates.set(files.load().unwrap());
-    (certificates, made.cert.der().clone())
+    Pair::write(&fresh_dir("quic-mtu"), names.chain([NAME.to_owned()]))
 }
 
 /// What a client finds on a path.
@@ -117,9 +102,7 @@ impl Found {
     }
 }
 
-async fn client(relay: SocketAddr, der: CertificateDer<'static>) -> Found {
-    let mut roots = RootCertStore::empty();
-    roots.add(der).unwrap();
+async fn client(relay: SocketAddr, roots: RootCertStore) -> Found {
     let mut tls = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -208,7 +191,7 @@ async fn echo(relay: &TestRelay) {
 
 /// What a client finds on this path when the relay starts with this MTU, and how many messages were dropped as too large.
 fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
-    let (certificates, der) = certificate();
+    let pair = certificate();
     let (tell, told) = mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     std::thread::scope(|scope| {
@@ -219,7 +202,7 @@ fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
                     |server| {
                         server
                             .listen([SocketAddr::from(([10, 99, 2, 2], 0))])
-                            .tls(certificates)
+                            .tls(pair.store())
                             .quic_initial_mtu(initial_mtu)
                     },
                 );
@@ -230,7 +213,9 @@ fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
             })
         });
         let addr = told.recv().unwrap();
-        let found = path.client.within(async || client(addr, der).await);
+        let found = path
+            .client
+            .within(async || client(addr, pair.roots()).await);
         stop.send(()).unwrap();
         (found, relay.join().unwrap())
     })

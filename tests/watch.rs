@@ -12,31 +12,25 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use collector::{Collector, TlsListener, attribute};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
-use support::{Program, RawClient, UPGRADE_REQUEST, peer, request, until};
+use support::{Pair, Program, RawClient, UPGRADE_REQUEST, fresh_dir, peer, request, until};
 use tokio_rustls::TlsAcceptor;
 use trunkline::auth::{Secret, mint};
 use trunkline::client::Client;
 use trunkline::proto::peer::encode_auth;
+use trunkline::tls::CertificateFiles;
 
 const SECRET: &str = "watched";
 const USUAL: [&str; 4] = ["-e", "relay.example.com", "-s", SECRET];
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
-}
-
-fn fresh_dir(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _absent = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).unwrap();
-    dir
 }
 
 fn token() -> Vec<u8> {
@@ -191,10 +185,10 @@ async fn shown(program: &Program, series: &mut Series, page: &mut metrics_page::
 #[tokio::test]
 async fn each_metric_of_dashboard_rules_and_pages_exists() {
     let dir = fresh_dir("watch-metrics");
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let (cert, key) = (dir.join("tls.crt"), dir.join("tls.key"));
-    fs::write(&cert, certified.cert.pem()).unwrap();
-    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let CertificateFiles {
+        certificate: cert,
+        key,
+    } = Pair::write(&dir, ["localhost"]).files;
     let own = |name: &str| {
         let own = dir.join(name);
         fs::create_dir_all(&own).unwrap();

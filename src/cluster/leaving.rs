@@ -72,12 +72,8 @@ impl Owners {
     pub(super) fn lingered(&self, peer: &PeerId, stamp: u32) {
         let now = self.now();
         let mut shard = self.lock(peer);
-        let Some(known) = shard
-            .owners
-            .get(peer)
-            .copied()
-            .filter(|known| known.state == State::Lingering && known.stamp == stamp)
-        else {
+        let is_meant = |known: &Owner| known.state == State::Lingering && known.stamp == stamp;
+        let Some(known) = shard.owner_if(peer, is_meant) else {
             return;
         };
         if self.rivals_answer(&mut shard, peer, now) {
@@ -110,12 +106,8 @@ impl Owners {
     pub(super) fn stock_owner_is_old(&self, peer: &PeerId, stamp: u32) {
         let now = self.now();
         let mut shard = self.lock(peer);
-        let Some(known) = shard
-            .owners
-            .get(peer)
-            .copied()
-            .filter(|known| known.state == State::There && is_stock(known.seqno))
-        else {
+        let is_meant = |known: &Owner| known.state == State::There && is_stock(known.seqno);
+        let Some(known) = shard.owner_if(peer, is_meant) else {
             return;
         };
         if known.stamp != stamp {

@@ -190,12 +190,7 @@ impl Directory for Owners {
     fn ended(&self, peer: &PeerId) {
         let now = self.now();
         let mut shard = self.lock(peer);
-        let Some(known) = shard
-            .owners
-            .get(peer)
-            .copied()
-            .filter(|known| known.state == State::Here)
-        else {
+        let Some(known) = shard.owner_if(peer, |known| known.state == State::Here) else {
             return;
         };
         if self.draining.load(Ordering::Relaxed) {

@@ -103,6 +103,13 @@ impl std::ops::DerefMut for Locked<'_> {
     }
 }
 
+impl ShardState {
+    /// What is known of a peer, if that is `wanted`.
+    pub(super) fn owner_if(&self, peer: &PeerId, wanted: impl Fn(&Owner) -> bool) -> Option<Owner> {
+        self.owners.get(peer).copied().filter(wanted)
+    }
+}
+
 impl Locked<'_> {
     /// A pod says that it has a peer, too.
     pub(super) fn contest(&mut self, peer: &PeerId, rival: Rival) {

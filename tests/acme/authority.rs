@@ -51,14 +51,6 @@ impl Drop for Killed {
     }
 }
 
-/// A directory of the test's own.
-pub(crate) fn fresh_dir(test: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("acme-{test}"));
-    let _absent = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
-}
-
 /// Starts a program; None if it is not installed.
 fn started(command: &mut Command) -> Option<Killed> {
     let child = command

@@ -16,8 +16,8 @@ use tokio_rustls::client::TlsStream;
 use trunkline::auth::{Secret, mint};
 use trunkline::client::Client;
 
-use crate::authority::{Authority, Killed, fresh_dir};
-use crate::support::{Metrics, free_address, peer, real_pause, request, until};
+use crate::authority::{Authority, Killed};
+use crate::support::{Metrics, free_address, fresh_dir, peer, real_pause, request, until};
 
 /// A running relay.
 #[derive(Debug)]
@@ -239,5 +239,5 @@ pub(crate) async fn https_get(
 
 /// A directory, and a free port for the relay.
 pub(crate) fn place(test: &str) -> (PathBuf, u16) {
-    (fresh_dir(test), free_address().port())
+    (fresh_dir(&format!("acme-{test}")), free_address().port())
 }

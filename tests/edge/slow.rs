@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use rcgen::generate_simple_self_signed;
 use trunkline::RelayBuilder;
-use trunkline::tls::{CertificateFiles, Certificates};
 
-use crate::support::{FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, peer, until};
+use crate::support::{
+    FrozenClock, Pair, RawClient, TestRelay, UPGRADE_REQUEST, fresh_dir, peer, until,
+};
 
 /// The beginning of a TLS handshake that announces more than follows.
 pub(crate) const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
@@ -16,20 +16,10 @@ const MANY: usize = 1500;
 
 /// A relay with TLS; `change` has the last word on its settings.
 pub(crate) fn with_tls(test: &str, change: impl FnOnce(RelayBuilder) -> RelayBuilder) -> TestRelay {
-    let place = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("edge-{test}"));
-    std::fs::create_dir_all(&place).unwrap();
-    let made = generate_simple_self_signed(["relay.example.com".to_owned()]).unwrap();
-    let files = CertificateFiles {
-        certificate: place.join("tls.crt"),
-        key: place.join("tls.key"),
-    };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let certificates = Certificates::new();
-    certificates.set(files.load().unwrap());
+    let pair = Pair::write(&fresh_dir(&format!("edge-{test}")), ["relay.example.com"]);
     TestRelay::served(
         |relay| change(relay.tls(true)),
-        |server| server.tls(certificates),
+        |server| server.tls(pair.store()),
     )
 }
 

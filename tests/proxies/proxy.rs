@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Program, free_address, until};
+use crate::support::{Pair, Program, free_address, until};
 
 /// What the certificate is for.
 pub(crate) const NAME: &str = "relay.example.com";
@@ -165,15 +165,12 @@ pub(crate) struct Tls {
 impl Tls {
     /// Makes the files `tls.crt` and `tls.key`, and `relay.pem` with both.
     pub(crate) fn new(dir: &Path) -> Self {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
-        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        std::fs::write(dir.join("tls.crt"), &certificate).unwrap();
-        std::fs::write(dir.join("tls.key"), &key).unwrap();
-        std::fs::write(dir.join("relay.pem"), certificate + &key).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::clone(made.cert.der())).unwrap();
+        let pair = Pair::write(dir, [NAME]);
+        let read = |file: &Path| std::fs::read_to_string(file).unwrap();
+        let both = read(&pair.files.certificate) + &read(&pair.files.key);
+        std::fs::write(dir.join("relay.pem"), both).unwrap();
         let mut config = ClientConfig::builder()
-            .with_root_certificates(roots)
+            .with_root_certificates(pair.roots())
             .with_no_client_auth();
         // What the stock clients' library offers.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

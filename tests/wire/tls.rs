@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::generate_simple_self_signed;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion,
@@ -20,40 +19,22 @@ use trunkline::reload::Reloader;
 use trunkline::time::Clock;
 use trunkline::tls::{CertificateError, CertificateFiles, Certificates};
 
-use crate::support::{FrozenClock, RawClient, TestRelay, peer, request, token, until};
+use crate::support::{
+    FrozenClock, Pair, RawClient, TestRelay, fresh_dir, peer, request, token, until,
+};
 
 const NAME: &str = "relay.example.com";
 
-/// A directory with a certificate and its key.
-struct Pair {
-    files: CertificateFiles,
-    chain: CertificateDer<'static>,
-}
-
 fn dir(test: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{test}"));
-    let _absent = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
+    fresh_dir(&format!("tls-{test}"))
 }
 
 fn write_pair(dir: &Path) -> Pair {
-    let made = generate_simple_self_signed([NAME.to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    let files = CertificateFiles {
-        certificate: dir.join("tls.crt"),
-        key: dir.join("tls.key"),
-    };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    Pair {
-        files,
-        chain: made.cert.der().clone(),
-    }
+    Pair::write(dir, [NAME, "127.0.0.1"])
 }
 
 fn started(pair: &Pair) -> (TestRelay, Certificates) {
-    let certificates = Certificates::new();
-    certificates.set(pair.files.load().unwrap());
+    let certificates = pair.store();
     let shown = certificates.clone();
     let relay = TestRelay::served(|relay| relay.tls(true), |server| server.tls(shown));
     (relay, certificates)
@@ -62,7 +43,7 @@ fn started(pair: &Pair) -> (TestRelay, Certificates) {
 fn trusting(pairs: &[&Pair], version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for pair in pairs {
-        roots.add(pair.chain.clone()).unwrap();
+        roots.add(pair.der.clone()).unwrap();
     }
     let mut config = ClientConfig::builder_with_protocol_versions(&[version])
         .with_root_certificates(roots)
@@ -327,11 +308,9 @@ fn files_that_are_of_no_use_say_which_and_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_generator_trusts_what_it_is_told_to() {
     let pair = write_pair(&dir("load"));
-    let certificates = Certificates::new();
-    certificates.set(pair.files.load().unwrap());
     let relay = TestRelay::served(
         |relay| relay.tls(true).validator(AllowAll),
-        |server| server.tls(certificates),
+        |server| server.tls(pair.store()),
     );
     let stranger = write_pair(&dir("load-stranger"));
     // The authorities of this machine are those of the variable's file.

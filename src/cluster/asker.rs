@@ -1,5 +1,8 @@
-//! How many lookups may be in progress, in all and for each of those who cause them: whoever guesses IDs must not take the lookups
-//! of others.
+//! What those may have on whose behalf messages are forwarded: of the lookups in progress, and of the bytes that are held meanwhile. Whoever guesses
+//! IDs, or sends all it can to a pod that is lost, must not take what others need.
+//!
+//! Everybody may have a part of what the others have not taken: much while it is alone, and less, the more of them take what they can, so
+//! that the next one finds some.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,41 +12,96 @@ use super::held::Hop;
 /// Lookups at a time.
 const IN_ALL: usize = 4_096;
 
-/// The part of the lookups that nobody else has which one peer of this pod may have: 64 if it is alone, more peers that are new to the
-/// whole cluster it does not begin to talk to in the 200 ms that a lookup takes; fewer, the more have taken what they can, so that the next one
-/// finds some.
-const PART_FOR_A_PEER: usize = 64;
+/// The part of the lookups that one peer of this pod may have: 64 if it is alone, more peers that are new to the whole cluster it does not begin
+/// to talk to in the 200 ms that a lookup takes.
+const LOOKUPS_FOR_A_PEER: usize = 64;
 
-/// The same for what one pod sent here: all of its peers share it.
-const PART_FOR_A_POD: usize = 4;
+/// The same for what comes over one link: all peers of that pod share it.
+const LOOKUPS_FOR_A_LINK: usize = 4;
+
+/// The part of the held bytes that one peer of this pod may have.
+const HELD_FOR_A_PEER: usize = 8;
+
+/// The same for what comes over one link.
+const HELD_FOR_A_LINK: usize = 2;
 
 /// What a peer may have if it is alone.
 #[cfg(test)]
-pub(super) const FOR_A_PEER: usize = IN_ALL / PART_FOR_A_PEER;
+pub(super) const FOR_A_PEER: usize = IN_ALL / LOOKUPS_FOR_A_PEER;
 
-/// On whose behalf messages are forwarded: a peer of this pod, or another pod.
+/// On whose behalf messages are forwarded: a peer of this pod, or a link to another pod.
 #[derive(Debug)]
 pub(super) struct Asker {
     hop: Hop,
-    /// Lookups in progress; made with the first one, which most never cause.
-    lookups: Option<Arc<AtomicUsize>>,
+    /// Made with the first lookup or the first held message, which most never cause.
+    taken: Option<Arc<Taken>>,
+}
+
+/// What one of them has taken.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    lookups: AtomicUsize,
+    pub(super) held: AtomicUsize,
 }
 
 impl Asker {
     pub(super) const fn new(hop: Hop) -> Self {
-        Self { hop, lookups: None }
+        Self { hop, taken: None }
     }
 
     pub(super) const fn hop(&self) -> Hop {
         self.hop
     }
 
-    const fn part(&self) -> usize {
+    /// What it has taken, for good to be changed.
+    pub(super) fn taken(&mut self) -> &Arc<Taken> {
+        self.taken.get_or_insert_default()
+    }
+
+    const fn part_of_lookups(&self) -> usize {
         match self.hop {
-            Hop::First => PART_FOR_A_PEER,
-            Hop::Second => PART_FOR_A_POD,
+            Hop::First => LOOKUPS_FOR_A_PEER,
+            Hop::Second => LOOKUPS_FOR_A_LINK,
         }
     }
+
+    pub(super) const fn part_of_held(&self) -> usize {
+        match self.hop {
+            Hop::First => HELD_FOR_A_PEER,
+            Hop::Second => HELD_FOR_A_LINK,
+        }
+    }
+}
+
+/// Adds `more` to what one has taken and to what all have, if both stay within their bounds: `in_all`, and this part of what of that the others have
+/// not taken.
+pub(super) fn take(
+    own: &AtomicUsize,
+    all: &AtomicUsize,
+    more: usize,
+    in_all: usize,
+    part: usize,
+) -> bool {
+    // Others may take some at the same instant: then this is a little more than their part, and never more than all.
+    let others = all
+        .load(Ordering::Relaxed)
+        .saturating_sub(own.load(Ordering::Relaxed));
+    let most = in_all.saturating_sub(others) / part;
+    if !add(own, more, most) {
+        return false;
+    }
+    if !add(all, more, in_all) {
+        own.fetch_sub(more, Ordering::Relaxed);
+        return false;
+    }
+    true
+}
+
+fn add(count: &AtomicUsize, more: usize, most: usize) -> bool {
+    let sum = |count: usize| Some(count + more).filter(|&sum| sum <= most);
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum)
+        .is_ok()
 }
 
 /// The lookups in progress.
@@ -59,17 +117,11 @@ impl Lookups {
 
     /// A place for one more; none: there are too many, in all or for this asker.
     pub(super) fn begin(&self, asker: &mut Asker) -> Option<LookupPlace> {
-        let part = asker.part();
-        let own = asker.lookups.get_or_insert_default();
-        let others = self
-            .0
-            .load(Ordering::Relaxed)
-            .saturating_sub(own.load(Ordering::Relaxed));
-        let of_asker = Counted::take(own, (IN_ALL - others) / part)?;
-        let of_all = Counted::take(&self.0, IN_ALL)?;
-        Some(LookupPlace {
-            _of_asker: of_asker,
-            _of_all: of_all,
+        let part = asker.part_of_lookups();
+        let own = asker.taken();
+        take(&own.lookups, &self.0, 1, IN_ALL, part).then(|| LookupPlace {
+            own: Arc::clone(own),
+            all: Arc::clone(&self.0),
         })
     }
 }
@@ -77,27 +129,14 @@ impl Lookups {
 /// A place for a lookup; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct LookupPlace {
-    _of_asker: Counted,
-    _of_all: Counted,
+    own: Arc<Taken>,
+    all: Arc<AtomicUsize>,
 }
 
-/// One of those that are counted.
-#[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn take(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let one_more = |count: usize| (count < most).then_some(count + 1);
-        count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .ok()?;
-        Some(Self(Arc::clone(count)))
-    }
-}
-
-impl Drop for Counted {
+impl Drop for LookupPlace {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.own.lookups.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

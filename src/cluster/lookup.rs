@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tower::{BoxError, Service};
@@ -78,7 +79,7 @@ impl Owners {
         let mut shard = self.lock(peer);
         // What is held goes first.
         if shard.pending.contains_key(peer) {
-            return self.hold(&mut shard, peer, message, asker.hop());
+            return self.hold(&mut shard, peer, message, asker);
         }
         let place = match shard.owners.get(peer).map(|known| (known.state, known.pod)) {
             Some((State::Here, _)) => return Route::Here,
@@ -95,7 +96,7 @@ impl Owners {
             },
         };
         self.look_up(&mut shard, peer, place);
-        self.hold(&mut shard, peer, message, asker.hop())
+        self.hold(&mut shard, peer, message, asker)
     }
 
     /// Whether it makes sense to ask, and there is a place for it.
@@ -148,13 +149,19 @@ impl Owners {
         }
     }
 
-    fn hold(&self, shard: &mut Locked<'_>, peer: &PeerId, message: &[u8], hop: Hop) -> Route {
+    fn hold(
+        &self,
+        shard: &mut Locked<'_>,
+        peer: &PeerId,
+        message: &[u8],
+        asker: &mut Asker,
+    ) -> Route {
         let now = self.now();
         let Some(pending) = shard.pending.get_mut(peer) else {
             return Route::Dropped(DropReason::HoldFull);
         };
         let was_empty = pending.held.is_empty();
-        if let Err(reason) = pending.held.push(message, hop, now, &self.holds) {
+        if let Err(reason) = pending.held.push(message, asker, now, &self.holds) {
             return Route::Dropped(reason);
         }
         if was_empty {
@@ -184,7 +191,13 @@ impl Owners {
             State::Here => None,
             State::There => match self.pods.link(known.pod) {
                 Some(link) => Some(link),
-                None => return,
+                None => {
+                    // It is found, and what is held waits for a link.
+                    if let Some(pending) = shard.pending.get_mut(peer) {
+                        self.answered(pending, LookupResult::Found);
+                    }
+                    return;
+                }
             },
             State::Lingering | State::Gone => return,
         };
@@ -254,16 +267,20 @@ impl Owners {
         self.metrics.forwarded(ForwardResult::of(reason), dropped);
     }
 
-    fn ended(&self, pending: Pending, result: LookupResult, pod: Option<&PodAddr>) {
+    /// The lookup, if it is one, is over; what is held may still wait.
+    fn answered(&self, pending: &mut Pending, result: LookupResult) {
+        let span = std::mem::replace(&mut pending.span, Span::none());
         if let LookupResult::NotFound = result {
-            spans::refuse(&pending.span, "not_found");
+            spans::refuse(&span, "not_found");
         }
-        if pending.place.is_some() {
-            self.metrics.looked_up(
-                result,
-                std::time::Duration::from_millis(self.now() - pending.since),
-            );
+        if pending.place.take().is_some() {
+            let took = Duration::from_millis(self.now() - pending.since);
+            self.metrics.looked_up(result, took);
         }
+    }
+
+    fn ended(&self, mut pending: Pending, result: LookupResult, pod: Option<&PodAddr>) {
+        self.answered(&mut pending, result);
         for waiter in pending.waiters {
             // Whoever does not wait any more need not know.
             let _ = waiter.send(pod.cloned());
@@ -297,6 +314,7 @@ impl Owners {
             }
             // It is expected to come back, and what is held waits for it.
             Some(State::Here | State::There | State::Lingering) => {
+                self.answered(pending, LookupResult::NotFound);
                 for waiter in std::mem::take(&mut pending.waiters) {
                     let _ = waiter.send(None);
                 }

@@ -111,6 +111,12 @@ impl QueuePolicy {
         self.reserve_up_to(bytes, self.data_budget())
     }
 
+    /// The same for a handshake, for which some is left when data has taken the rest.
+    #[must_use]
+    pub fn reserve_for_handshake(&self, bytes: usize) -> bool {
+        self.reserve_up_to(bytes, self.memory.budget)
+    }
+
     /// As [`QueuePolicy::reserve`], for those who may use all of the budget and those who may not.
     pub(super) fn reserve_up_to(&self, bytes: usize, budget: usize) -> bool {
         let used = self.memory.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -153,6 +159,12 @@ impl QueuePolicy {
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.used() > self.memory.budget / 16 * 15
+    }
+
+    /// Whether nothing at all is left, not even for a handshake.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        self.used() >= self.memory.budget
     }
 
     /// Cuts the largest queues if that is due. No outbox may be locked by the caller.

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::support::netns::{Far, FarCable, Namespace};
+use crate::support::netns::{Far, FarCable, Namespace, Way};
 
 /// An Ethernet address that nobody has: the bridge takes what is for it, and nobody hears it.
 const NOBODY: &str = "02:00:00:00:00:fe";
@@ -32,7 +32,7 @@ impl Network {
         match Self::try_make(pods, far) {
             Ok(network) => Some(network),
             Err(why) => {
-                println!("skipped: {test}: no network namespaces ({why})");
+                println!("skipped: {test}: {why}");
                 None
             }
         }
@@ -71,8 +71,8 @@ impl Network {
         })
     }
 
-    /// Takes the far cables away, and says what they have carried, lost, and let others overtake.
-    pub(crate) fn end_far_cables(&mut self) -> Vec<[u64; 3]> {
+    /// Takes the far cables away, and says of each what it has carried, there and back.
+    pub(crate) fn end_far_cables(&mut self) -> Vec<[Way; 2]> {
         self.far.drain(..).map(FarCable::end).collect()
     }
 

@@ -113,11 +113,11 @@ impl Pod {
         metrics.sum("relay_cluster_streams", &[])
     }
 
-    /// How many connections to or from other pods its kernel has.
-    pub(crate) fn connections(&self) -> usize {
+    /// The connections to and from other pods that its kernel has, by their two ends.
+    pub(crate) fn connections(&self) -> Vec<[String; 2]> {
         const ESTABLISHED: &str = "01";
         let port = format!(":{CLUSTER:04X}");
-        let mut count = 0;
+        let mut found = Vec::new();
         for table in ["tcp", "tcp6"] {
             let file = format!("/proc/{}/net/{table}", self.child.id());
             let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -127,10 +127,12 @@ impl Pod {
                     continue;
                 };
                 let between_pods = local.ends_with(&port) || remote.ends_with(&port);
-                count += usize::from(state == ESTABLISHED && between_pods);
+                if state == ESTABLISHED && between_pods {
+                    found.push([local, remote].map(str::to_owned));
+                }
             }
         }
-        count
+        found
     }
 
     /// What `kill -9` does.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -58,6 +59,9 @@ impl Namespace {
     }
 
     /// Lays a cable that is like a long way: see [`Far`]. Both ends are down. It lasts until it is dropped.
+    ///
+    /// # Errors
+    /// Where there are no taps, or no Python: what else fails is a failure of the test.
     pub(crate) fn far_cable(
         &self,
         end: &str,
@@ -65,6 +69,10 @@ impl Namespace {
         other_end: &str,
         far: Far,
     ) -> Result<FarCable, String> {
+        if !Path::new("/dev/net/tun").exists() {
+            return Err("no /dev/net/tun".to_owned());
+        }
+        run("python3 --version")?;
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/far_cable.py");
         let mut process = self
             .command("python3")
@@ -73,13 +81,11 @@ impl Namespace {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| error.to_string())?;
+            .unwrap();
         let mut output = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
-        if line != "ready\n" {
-            return Err(format!("far_cable.py ends with {:?}", process.wait()));
-        }
+        assert_eq!(line, "ready\n", "far_cable.py: {:?}", process.wait());
         let cable = FarCable { process, output };
         self.ip(&format!("link set dev {other_end} netns {}", other.0))?;
         Ok(cable)
@@ -123,6 +129,17 @@ pub(crate) struct Far {
     pub(crate) lost_percent: u32,
 }
 
+/// What became of the frames in one direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) carried: u64,
+    pub(crate) lost: u64,
+    /// Those that came out after one that went in later.
+    pub(crate) overtaken: u64,
+    /// How long the fastest of them was on its way.
+    pub(crate) shortest_ms: u64,
+}
+
 /// A cable that `far_cable.py` carries the frames of; gone when this is dropped.
 #[derive(Debug)]
 pub(crate) struct FarCable {
@@ -131,15 +148,23 @@ pub(crate) struct FarCable {
 }
 
 impl FarCable {
-    /// Ends it, and says how many frames it has carried, lost, and let others overtake.
-    pub(crate) fn end(mut self) -> [u64; 3] {
+    /// Ends it, and says what it has carried, there and back.
+    pub(crate) fn end(mut self) -> [Way; 2] {
         drop(self.process.stdin.take());
-        let mut counts = String::new();
-        self.output.read_to_string(&mut counts).unwrap();
-        let counts = counts
-            .split_whitespace()
-            .map(|count| count.parse().unwrap());
-        counts.collect::<Vec<_>>().try_into().expect("three counts")
+        let mut lines = String::new();
+        self.output.read_to_string(&mut lines).unwrap();
+        let way = |line: &str| {
+            let mut numbers = line.split(' ').map(|number| number.parse().unwrap());
+            let mut next = || numbers.next().expect("a line of four numbers");
+            Way {
+                carried: next(),
+                lost: next(),
+                overtaken: next(),
+                shortest_ms: next(),
+            }
+        };
+        let ways: Vec<_> = lines.lines().map(way).collect();
+        ways.try_into().expect("two lines")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ready while there is memory for more messages.
+//! Ready while there is memory for a message of any kind: how much of it data may use, and what is left for handshakes, is the outbox's to judge.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,7 +7,7 @@ use tower::{Layer, Service};
 
 use crate::outbox::QueuePolicy;
 
-/// Makes a service not ready while the memory of all queues is used up.
+/// Makes a service not ready while the memory of all queues is used up to the last.
 #[derive(Debug, Clone)]
 pub(super) struct BudgetLayer(Arc<QueuePolicy>);
 
@@ -42,7 +42,7 @@ impl<R, S: Service<R>> Service<R> for Budget<S> {
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.policy.is_exhausted() {
+        if self.policy.is_used_up() {
             return Poll::Pending;
         }
         self.inner.poll_ready(cx)

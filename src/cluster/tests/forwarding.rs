@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::asker::FOR_A_PEER;
 use crate::cluster::exchange::TOLD_WITHIN;
-use crate::cluster::held::HOLD_MESSAGES;
+use crate::cluster::held::{HANDSHAKES, HOLD_MESSAGES};
 use crate::cluster::owner_metrics::ForwardResult;
 
 #[tokio::test(start_paused = true)]
@@ -129,13 +129,15 @@ async fn no_more_is_held_than_may_be() {
     let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
     let _wire = Wire::new(&a, &b, Duration::from_millis(5));
     let mut alice = a.connect("alice").await;
-    for _ in 0..HOLD_MESSAGES + 10 {
+    // The rest is for handshakes.
+    let fit = HOLD_MESSAGES - HOLD_MESSAGES / HANDSHAKES;
+    for _ in 0..fit + 10 {
         alice.send("nobody", b"").await;
     }
     sleep(Duration::from_millis(50)).await;
     assert_eq!(a.dropped(DropReason::HoldFull), 10);
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(a.dropped(DropReason::NoSuchPeer), HOLD_MESSAGES as u64);
+    assert_eq!(a.dropped(DropReason::NoSuchPeer), fit as u64);
     a.assert_balanced();
     assert_eq!(
         a.owners.metrics.forwarded_count(ForwardResult::SendError),
@@ -145,7 +147,7 @@ async fn no_more_is_held_than_may_be() {
         a.owners
             .metrics
             .forwarded_count(ForwardResult::PeerNotFound),
-        HOLD_MESSAGES as u64
+        fit as u64
     );
 }
 
@@ -176,6 +178,44 @@ async fn guessing_ids_is_shed() {
     sleep(Duration::from_secs(6)).await;
     a.assert_balanced();
     assert_eq!((a.owners.timeline.len(), a.owners.holds.used()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_ends_with_its_answer_even_if_nothing_can_be_sent_there() {
+    let a = Pod::new("a:7090");
+    let mut stock = StockPod::new(&a, "s:7090");
+    let mut alice = a.connect("alice").await;
+    alice.send("sam", b"held").await;
+    settle().await;
+    assert_eq!(a.owners.lookups.len(), 1);
+    // The link takes nothing any more, and what comes over it is still read.
+    stock.link.outbox().abort();
+    stock.frame(&encode_i_have(&id("sam"), Seqno(1)));
+    assert_eq!(a.owners.lookups.len(), 0);
+    sleep(Duration::from_secs(6)).await;
+    a.assert_balanced();
+    assert_eq!(a.owners.holds.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_crosses_when_memory_is_short_for_data() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let _wire = Wire::new(&a, &b, Duration::ZERO);
+    let (mut alice, mut bob) = (a.connect("alice").await, b.connect("bob").await);
+    settle().await;
+    // All that data may use is used: a thirty-second is left.
+    let budget = a.queues.budget();
+    assert!(a.queues.reserve(budget / 32 * 31));
+    alice.send("bob", &[0; 1_400]).await;
+    let mut handshake = [0; 148];
+    handshake[0] = 1;
+    alice.send("bob", &handshake).await;
+    assert_eq!(bob.recv().await, message("alice", &handshake));
+    assert_eq!(a.dropped(DropReason::OverBudget), 1);
+    a.queues.unreserve(budget / 32 * 31);
+    alice.send("bob", b"data").await;
+    assert_eq!(bob.recv().await, message("alice", b"data"));
+    a.assert_balanced();
 }
 
 #[tokio::test(start_paused = true)]

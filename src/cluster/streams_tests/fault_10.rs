@@ -15,6 +15,63 @@ impl TryWrite for Writes {
     }
 }
 
+/// The writer's socket, whose writes are written down, too.
+struct Socket(Arc<Writes>);
+
+impl tokio::io::AsyncWrite for Socket {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(self.0.try_write(bytes))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_10_a_batch_that_the_writer_sends_is_one_write_too() {
+    let network = Network::default();
+    let address: SocketAddr = "10.0.0.1:7090".parse().unwrap();
+    let writes = Arc::new(Writes::default());
+    let (here, there) = tokio::io::duplex(1 << 20);
+    let mut stream = PodStream::new(there, None);
+    // As over TLS: there is no socket that a producer could write to itself.
+    stream.write = Box::new(Socket(Arc::clone(&writes)));
+    let accept = network.listen(address);
+    network.0.lock()[&address].send(stream).unwrap();
+    let mut pod = Pod::start(address, accept, network.dialer(), Options::default());
+    let mut raw = Raw(here);
+    raw.hello("10.0.0.2:7090", "").await;
+    raw.send(&crate::proto::cluster::PONG).await;
+    pod.until(is_ours).await;
+    let link = pod.link().await;
+    // Its HELLO is out.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    writes.0.lock().clear();
+    for number in 0..500 {
+        link.forward(FrameType::Forward, &bob(), &message(number))
+            .unwrap();
+    }
+    link.flush();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(pod.counters.forwarded_count(), 500);
+    assert_eq!(writes.0.lock().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn fault_10_a_batch_of_messages_is_one_write() {
     let network = Network::default();

@@ -353,6 +353,39 @@ async fn an_unproven_pod_gets_and_gives_no_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fault_11_nothing_is_sent_to_a_pod_that_has_come_back_unproven() {
+    let a = Pod::new("a:7090");
+    let proven = a.link_to(&PodAddr("x:7090".to_owned()));
+    let mut sink = Arc::clone(&a.owners).link_up(&proven);
+    a.owners.use_link(&proven);
+    sink.frame(Frame::IHave {
+        peer: id("bob"),
+        seqno: Seqno(TODAY as u32),
+    });
+    proven.outbox().abort();
+    sink.down(false);
+    // Whoever is at the address now has not shown that it is the same pod.
+    let link = Link::new(PodAddr("x:7090".to_owned()), &a.queues, false);
+    let _sink = Arc::clone(&a.owners).link_up(&link);
+    a.owners.use_link(&link);
+    let mut alice = a.connect("alice").await;
+    alice.send("bob", b"secret").await;
+    settle().await;
+    let taken = timeout(
+        Duration::from_secs(4),
+        poll_fn(|cx| link.outbox().poll_take(cx)),
+    );
+    assert!(taken.await.is_err(), "it gets nothing");
+    // Once it has proven the secret it does.
+    link.set_carries_peers();
+    a.owners.use_link(&link);
+    assert!(matches!(
+        poll_fn(|cx| link.outbox().poll_take(cx)).await,
+        Taken::Data(_)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn fault_09_a_receiver_that_reads_nothing_holds_up_nobody() {
     let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
     let _wire = Wire::new(&a, &b, Duration::ZERO);

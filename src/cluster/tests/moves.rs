@@ -1,6 +1,8 @@
 //! Peers that move between pods (faults 6 and 7).
 
 use super::*;
+use crate::cluster::exchange::TOLD_WITHIN;
+use crate::proto::cluster::encode_lost;
 
 fn three() -> [Pod; 3] {
     ["a:7090", "b:7090", "c:7090"].map(Pod::new)
@@ -43,6 +45,37 @@ async fn fault_06_the_newer_registration_wins_whatever_the_clocks_say() {
         assert_eq!(pod.owners.len(), 2);
         pod.assert_balanced();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_06_the_newer_registration_wins_when_pods_meet_afterwards() {
+    let (a, b) = (Pod::new("a:7090"), Pod::new("b:7090"));
+    let mut on_b = b.connect("bob").await;
+    a.date.advance(10);
+    let mut on_a = a.connect("bob").await;
+    // The smaller address has the newer one.
+    let _wire = Wire::new(&a, &b, Duration::from_millis(1));
+    sleep(Duration::from_millis(100)).await;
+    assert!(on_b.is_ended().await);
+    assert!(!on_a.is_ended().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_06_of_two_stock_pods_the_one_that_answers_last_is_believed() {
+    let a = Pod::new("a:7090");
+    let [mut before, mut after] = ["t:7090", "s:7090"].map(|address| StockPod::new(&a, address));
+    before.add("sam");
+    after.add("sam");
+    before.frame(&encode_i_have(&id("sam"), Seqno(900)));
+    // Its counter has not come so far: it counts its own answers.
+    after.frame(&encode_i_have(&id("sam"), Seqno(3)));
+    let mut alice = a.connect("alice").await;
+    alice.send("sam", b"hello").await;
+    before.turn().await;
+    after.turn().await;
+    assert_eq!(after.payloads("sam"), [b"hello"]);
+    assert_eq!(before.payloads("sam").len(), 0);
+    a.assert_balanced();
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,4 +167,76 @@ async fn a_second_hop_is_never_a_third() {
     assert_eq!(a.dropped(DropReason::NoSuchPeer), 1);
     assert_eq!(a.relay.counters().forwarded_count(), 0);
     a.assert_balanced();
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_07_a_pod_that_says_lost_gets_no_more_for_the_peer() {
+    let a = Pod::new("a:7090");
+    let [mut old, mut new] = ["b:7090", "c:7090"].map(|address| StockPod::new(&a, address));
+    for pod in [&mut old, &mut new] {
+        assert!(pod.link.set_ours());
+        pod.sink().became_ours();
+        pod.add("bob");
+    }
+    // From here on pods of ours are not asked: they have told.
+    sleep(TOLD_WITHIN).await;
+    old.frame(&encode_i_have(&id("bob"), Seqno(TODAY as u32)));
+    let mut alice = a.connect("alice").await;
+    alice.send("bob", b"1").await;
+    old.turn().await;
+    old.frame(&encode_lost(&id("bob"), Seqno(0)));
+    alice.send("bob", b"2").await;
+    old.turn().await;
+    assert_eq!(old.payloads("bob"), [b"1"], "it is believed");
+    new.frame(&encode_i_have(&id("bob"), Seqno(TODAY as u32 + 1)));
+    new.turn().await;
+    assert_eq!(new.payloads("bob"), [b"2"], "held until somebody has him");
+    a.assert_balanced();
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_07_a_message_for_a_peer_that_is_not_here_is_answered_with_lost_once_a_batch() {
+    let a = Pod::new("a:7090");
+    let mut sender = StockPod::new(&a, "b:7090");
+    let mut message = Vec::new();
+    peer::encode_transport(&id("alice"), b"x", &mut message).unwrap();
+    for _ in 0..10 {
+        sender.sink().frame(Frame::Forward {
+            destination: id("bob"),
+            message: &message,
+        });
+    }
+    sender.sink().flush();
+    sender.turn().await;
+    assert_eq!(sender.unknown, 1, "LOST");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_07_the_second_hop_is_refwd_to_ours_and_fwd_to_a_stock_pod() {
+    for to_ours in [true, false] {
+        let a = Pod::new("a:7090");
+        let mut from = StockPod::new(&a, "b:7090");
+        let mut to = StockPod::new(&a, "c:7090");
+        to.add("bob");
+        let seqno = if to_ours {
+            assert!(to.link.set_ours());
+            to.sink().became_ours();
+            Seqno(TODAY as u32)
+        } else {
+            Seqno(1)
+        };
+        to.frame(&encode_i_have(&id("bob"), seqno));
+        let mut message = Vec::new();
+        peer::encode_transport(&id("alice"), b"x", &mut message).unwrap();
+        from.sink().frame(Frame::Forward {
+            destination: id("bob"),
+            message: &message,
+        });
+        from.sink().flush();
+        to.turn().await;
+        // A stock pod takes no REFWD.
+        assert_eq!(to.unknown, usize::from(to_ours));
+        assert_eq!(to.payloads("bob").len(), usize::from(!to_ours));
+        a.assert_balanced();
+    }
 }

@@ -123,6 +123,16 @@ pub(super) async fn first_frame(read: &mut (impl AsyncRead + Unpin), bytes: &mut
     }
 }
 
+/// Reads on until what comes first is whole, which is no HELLO; what was read is in `bytes`. Cancel-safe: nothing that was read is lost.
+pub(super) async fn whole_frame(read: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> First {
+    while next_frame(bytes).is_none_or(|raw| raw.len() > bytes.len()) {
+        if let Ok(0) | Err(_) = read.read_buf(bytes).await {
+            return First::Cut;
+        }
+    }
+    First::Other
+}
+
 /// Takes the HELLO off the front of what was read; its payload.
 pub(super) fn split_hello(bytes: &mut Vec<u8>, payload: usize) -> Vec<u8> {
     let rest = bytes.split_off(FRAME_HEADER_LEN + payload);
@@ -137,11 +147,14 @@ pub(super) enum GreetError {
     /// It could not even be sent.
     #[error("HELLO could not be sent: {0}")]
     Send(#[source] io::Error),
-    /// It closed the stream after our HELLO.
+    /// It closed the stream after our HELLO, without a word.
     #[error(
-        "the pod closed the stream after our HELLO: does it have the same cluster secret, and the same time?"
+        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret and its time the same?"
     )]
     Closed,
+    /// It closed the stream after some bytes that are no frame.
+    #[error("the other side closed before it had proved anything: is this a cluster port?")]
+    NotAPod,
     /// Its answer does not convince.
     #[error("its HELLO is refused: {0}")]
     Refused(HelloRefusal),

@@ -17,7 +17,7 @@ use super::dial::{DIAL_TIMEOUT, Dial, Dialer};
 use super::discovery::Discovered;
 use super::fabric::Fabric;
 use super::hello::{
-    ANSWER_WAIT, First, GreetError, HELLO_TIMEOUT, Identity, first_frame, split_hello,
+    ANSWER_WAIT, First, GreetError, HELLO_TIMEOUT, Identity, first_frame, split_hello, whole_frame,
 };
 use super::inlet::Inlet;
 use super::link::{self, Link};
@@ -160,7 +160,14 @@ impl Streams {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(GreetError::Send)?;
         let mut bytes = Vec::new();
-        let first = timeout(ANSWER_WAIT, first_frame(&mut stream.read, &mut bytes)).await;
+        let first = timeout(ANSWER_WAIT, async {
+            match first_frame(&mut stream.read, &mut bytes).await {
+                // Whoever speaks something else says a few bytes of it, and closes.
+                First::Other => whole_frame(&mut stream.read, &mut bytes).await,
+                first => first,
+            }
+        });
+        let first = first.await;
         let greeted = match first {
             Ok(First::Hello { payload }) => {
                 let payload = split_hello(&mut bytes, payload);
@@ -183,7 +190,8 @@ impl Streams {
                 self.metrics.hello_refused(HelloRefusal::Malformed);
                 return Err(GreetError::Refused(HelloRefusal::Malformed));
             }
-            Ok(First::Nothing | First::Cut) => return Err(GreetError::Closed),
+            Ok(First::Nothing) => return Err(GreetError::Closed),
+            Ok(First::Cut) => return Err(GreetError::NotAPod),
             Ok(First::Other) | Err(_) => Greeted {
                 pod: PodAddr(address.to_string()),
                 is_ours: false,

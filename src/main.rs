@@ -75,7 +75,9 @@ fn remedy(error: &(dyn std::error::Error + 'static)) -> String {
         return String::new();
     };
     let cause = match source.kind() {
-        ErrorKind::AddrInUse => ": another program listens there",
+        ErrorKind::AddrInUse => {
+            ": another program uses that port, or did until a minute ago; clients' own ports come from net.ipv4.ip_local_port_range"
+        }
         ErrorKind::AddrNotAvailable => ": this machine has no such address",
         ErrorKind::PermissionDenied => {
             ": ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE"

@@ -135,10 +135,28 @@ fn raise_file_limit() -> Option<u64> {
     None
 }
 
-/// How many connections so many open files leave room for, beside logs, listeners and health checks; 0: any number.
+/// Files that a relay opens beside its connections to peers: logs, listeners, the runtime's own, health checks, some pods.
+const FILES_BESIDE: usize = 32;
+
+/// How many connections so many open files leave room for; 0: any number. A process that may open next to nothing gets half of it.
 fn connections_for(open_files: Option<u64>) -> usize {
     let files = open_files.map_or(0, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    files - files / 10
+    let left = files.saturating_sub(FILES_BESIDE);
+    left.min(files - files / 10).max(files.div_ceil(2))
+}
+
+/// The limit that counts: what is asked for, with a warning if the open files carry less, or what they carry.
+fn max_connections(asked: Option<usize>, open_files: Option<u64>) -> usize {
+    let carried = connections_for(open_files);
+    if let (Some(asked), Some(files)) = (asked, open_files)
+        && asked > carried
+    {
+        warn!(
+            "--max-connections {asked} is more than {files} open files carry: peers that do not come by QUIC are refused \
+             from about {carried} connections on. Raise the limit of open files (LimitNOFILE=, ulimit -n)"
+        );
+    }
+    asked.unwrap_or(carried)
 }
 
 async fn serve(
@@ -176,11 +194,7 @@ async fn serve(
         .max_subscriptions(settings.max_subscriptions);
     let open_files = raise_file_limit();
     relay = relay
-        .max_connections(
-            settings
-                .max_connections
-                .unwrap_or_else(|| connections_for(open_files)),
-        )
+        .max_connections(max_connections(settings.max_connections, open_files))
         .max_connections_per_address(settings.max_connections_per_address)
         .handshake_rate_per_address(settings.handshake_rate_per_address);
     if let Some(bytes) = settings.memory_limit {
@@ -357,4 +371,19 @@ fn keys(secrets: &[SecretText]) -> Vec<Secret> {
         .iter()
         .map(|secret| Secret::new(secret.expose()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections_for;
+
+    #[test]
+    fn connections_leave_files_for_the_rest() {
+        assert_eq!(connections_for(None), 0);
+        assert_eq!(connections_for(Some(20)), 10);
+        assert_eq!(connections_for(Some(64)), 32);
+        assert_eq!(connections_for(Some(256)), 224);
+        assert_eq!(connections_for(Some(1024)), 922);
+        assert_eq!(connections_for(Some(1_048_576)), 943_719);
+    }
 }

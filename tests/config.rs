@@ -172,26 +172,59 @@ fn a_log_file_holds_one_json_object_a_line() {
     }
 }
 
+/// What a relay with these arguments says until it is up, as objects; a shell says `first` before.
 #[cfg(unix)]
-#[test]
-fn it_opens_as_many_files_as_the_hard_limit_allows() {
+fn start(first: &str, args: &str) -> Vec<serde_json::Value> {
     use std::io::{BufRead as _, BufReader};
     let mut command = Command::new("sh");
     command
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
-    command.arg("-c").arg(
-        "ulimit -Sn 64 && exec \"$0\" -l 127.0.0.1:0 -H 127.0.0.1:0 --metrics-port 0 -e rel://x -s s --log-format json",
-    );
+    command.arg("-c").arg(format!(
+        "{first} && exec \"$0\" -l 127.0.0.1:0 -H 127.0.0.1:0 --metrics-port 0 -s s --log-format json {args}"
+    ));
     command.arg(env!("CARGO_BIN_EXE_trunkline"));
     let mut running = Running(command.spawn().expect("a shell"));
     let stderr = running.0.stderr.take().expect("it is piped");
-    let line = BufReader::new(stderr)
-        .lines()
-        .map_while(Result::ok)
-        .find(|line| line.contains("relay is up"))
-        .expect("the relay starts");
-    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let mut lines = Vec::new();
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        lines.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+        if line.contains("relay is up") {
+            return lines;
+        }
+    }
+    panic!("the relay does not start: {lines:?}");
+}
+
+/// What of that are warnings.
+#[cfg(unix)]
+fn warnings(lines: &[serde_json::Value]) -> Vec<&str> {
+    let warnings = lines.iter().filter(|line| line["level"] == "WARN");
+    warnings
+        .filter_map(|line| line["message"].as_str())
+        .collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn it_opens_as_many_files_as_the_hard_limit_allows() {
+    let lines = start("ulimit -Sn 64", "-e rel://x");
+    let line = lines.last().expect("the last one");
     assert!(line["open_files"].as_u64() > Some(64), "{line}");
+}
+
+#[cfg(unix)]
+#[test]
+fn few_open_files_leave_room_for_the_relays_own() {
+    let lines = start("ulimit -n 64", "-e rel://x");
+    let line = lines.last().expect("the last one");
+    assert_eq!(line["max_connections"], 32, "{line}");
+    assert!(warnings(&lines).is_empty(), "{lines:?}");
+    let lines = start("ulimit -n 64", "-e rel://x --max-connections 60");
+    let warnings = warnings(&lines);
+    assert!(
+        warnings[0].starts_with("--max-connections 60 is more than 64 open files carry"),
+        "{warnings:?}"
+    );
 }

@@ -276,7 +276,7 @@ table! {
     MAX_CONNECTIONS = {
         name: "max-connections", hint: "COUNT", group: Group::Queues,
         help: "How many connections there may be, peers and others; 0: no limit. Without it, nine tenths of the files that \
-               this process may open",
+               this process may open, and at least 32 fewer",
     }
     MAX_CONNECTIONS_PER_ADDRESS = {
         name: "max-connections-per-address", default: Some("16384"), hint: "COUNT", group: Group::Queues,

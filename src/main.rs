@@ -15,6 +15,7 @@ use trunkline::config::{
 };
 use trunkline::demo;
 use trunkline::load;
+use trunkline::proto::InstanceUrl;
 use trunkline::proto::cluster::hello::ClusterSecret;
 use trunkline::reload::Reload;
 use trunkline::server::{BindError, Listener, Server, reload_signal, shutdown_signal};
@@ -178,7 +179,7 @@ async fn serve(
         ));
     }
     let tls = settings.tls.as_ref();
-    let tls = tls.map(|tls| certificates(tls, &metrics, reload.clone()));
+    let tls = tls.map(|tls| certificates(tls, &settings.exposed_address, &metrics, reload.clone()));
     let (certificates, kept_up_to_date) = tls.transpose()?.unzip();
     let mut relay = Relay::builder()
         .exposed_address(&settings.exposed_address)
@@ -278,10 +279,12 @@ async fn serve(
 /// The certificates that are shown, and what keeps them up to date.
 fn certificates(
     tls: &TlsSettings,
+    exposed_address: &str,
     metrics: &PrometheusMetrics,
     reload: Reload,
 ) -> Result<(Certificates, BoxFuture<'static, ()>), Box<dyn std::error::Error>> {
-    let certificates = Certificates::new();
+    let url = InstanceUrl::from_exposed_address(exposed_address, true).map_err(BuildError::from)?;
+    let certificates = Certificates::for_host(url.host());
     let clock = Clock::system();
     let kept_up_to_date = match tls {
         TlsSettings::Files(files) => {

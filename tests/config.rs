@@ -228,3 +228,26 @@ fn few_open_files_leave_room_for_the_relays_own() {
         "{warnings:?}"
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn a_certificate_for_another_host_than_the_exposed_one_is_told() {
+    let dir = fresh_dir("certificate-host");
+    let made = rcgen::generate_simple_self_signed(["relay.example.com".to_owned()]).unwrap();
+    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let tls = format!(
+        "--quic=false -c '{}' -k '{}'",
+        certificate.display(),
+        key.display()
+    );
+    let lines = start("true", &format!("{tls} -e rels://relay.example.com:443"));
+    assert!(warnings(&lines).is_empty(), "{lines:?}");
+    let lines = start("true", &format!("{tls} -e rels://other.example.com"));
+    let warnings = warnings(&lines);
+    assert!(
+        matches!(warnings[..], [one] if one.contains("not for other.example.com")),
+        "{warnings:?}"
+    );
+}

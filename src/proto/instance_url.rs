@@ -73,12 +73,7 @@ impl InstanceUrl {
         if let Some(bad) = rest.chars().find(|c| !c.is_ascii_graphic()) {
             return Err(InstanceUrlError::Character(bad));
         }
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        // Somebody's user and password mean nothing to a client, but the Go relays start with them.
-        let host_and_port = authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, host)| host);
-        check_host_and_port(host_and_port)?;
+        check_host_and_port(host_and_port(rest))?;
         let text = format!("{scheme}://{rest}");
         if text.len() > URL_MAX {
             return Err(InstanceUrlError::TooLong { len: text.len() });
@@ -87,6 +82,17 @@ impl InstanceUrl {
             plain_over_tls: tls && scheme == "rel",
             text,
         })
+    }
+
+    /// The host in it, a name or an IP address; IPv6 without its brackets.
+    pub fn host(&self) -> &str {
+        let rest = self.text.split_once("://").map_or("", |(_, rest)| rest);
+        let host_and_port = host_and_port(rest);
+        let host = match host_and_port.strip_prefix('[') {
+            Some(bracketed) => bracketed.split(']').next(),
+            None => host_and_port.split(':').next(),
+        };
+        host.unwrap_or_default()
     }
 
     /// The URL as it is sent.
@@ -105,6 +111,15 @@ impl fmt::Display for InstanceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// What stands between the scheme and the path.
+fn host_and_port(rest: &str) -> &str {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // Somebody's user and password mean nothing to a client, but the Go relays start with them.
+    authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host)
 }
 
 fn check_host_and_port(text: &str) -> Result<(), InstanceUrlError> {
@@ -153,6 +168,20 @@ mod tests {
 
     fn error(exposed: &str) -> InstanceUrlError {
         InstanceUrl::from_exposed_address(exposed, false).expect_err(exposed)
+    }
+
+    #[test]
+    fn its_host_is_known() {
+        for (exposed, host) in [
+            ("relay.example.com", "relay.example.com"),
+            ("rels://relay.example.com:443/path", "relay.example.com"),
+            ("rel://user:pass@relay", "relay"),
+            ("[::1]:443", "::1"),
+            ("rels://10.0.0.1:443", "10.0.0.1"),
+        ] {
+            let url = InstanceUrl::from_exposed_address(exposed, true).unwrap();
+            assert_eq!(url.host(), host, "{exposed}");
+        }
     }
 
     #[test]

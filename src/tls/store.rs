@@ -7,9 +7,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use opentelemetry::metrics::Meter;
 use parking_lot::RwLock;
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -111,6 +112,19 @@ impl Certificate {
         names.iter().all(|name| self.names.contains(name))
     }
 
+    /// Whether clients that have asked for this host, a DNS name or an IP address, take it.
+    #[must_use]
+    pub fn is_for(&self, host: &str) -> bool {
+        let Ok(host) = ServerName::try_from(host) else {
+            return false;
+        };
+        let certificate = self
+            .key
+            .end_entity_cert()
+            .and_then(ParsedCertificate::try_from);
+        certificate.is_ok_and(|certificate| verify_server_name(&certificate, &host).is_ok())
+    }
+
     /// From when on it is valid, in Unix seconds.
     #[must_use]
     pub const fn not_before(&self) -> u64 {
@@ -166,6 +180,8 @@ pub struct Certificates(Arc<Store>);
 
 #[derive(Debug, Default)]
 struct Store {
+    /// What clients ask for, if that is known.
+    host: Option<String>,
     current: RwLock<Option<Certificate>>,
     /// What an ACME authority is shown, by domain (RFC 8737).
     challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
@@ -178,8 +194,28 @@ impl Certificates {
         Self::default()
     }
 
+    /// An empty store for a relay that clients know by this host: what is put in and is not for it is logged at `warn`.
+    #[must_use]
+    pub fn for_host(host: &str) -> Self {
+        Self(Arc::new(Store {
+            host: Some(host.to_owned()),
+            ..Store::default()
+        }))
+    }
+
     /// Shows this one from now on.
     pub fn set(&self, certificate: Certificate) {
+        if let Some(host) = self
+            .0
+            .host
+            .as_deref()
+            .filter(|host| !certificate.is_for(host))
+        {
+            tracing::warn!(
+                certificate.names = certificate.names().join(", "),
+                "the certificate is not for {host}, the host of the exposed address: clients will refuse it"
+            );
+        }
         *self.0.current.write() = Some(certificate);
     }
 
@@ -243,5 +279,37 @@ impl ResolvesServerCert for Store {
             .read()
             .as_ref()
             .map(|current| Arc::clone(&current.key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_for_the_hosts_that_it_names() {
+        let names = ["relay.example.com", "*.mesh.example.com", "10.0.0.1", "::1"];
+        let made = rcgen::generate_simple_self_signed(names.map(str::to_owned)).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let certificate = Certificate::new(vec![made.cert.into()], key).unwrap();
+        for host in [
+            "relay.example.com",
+            "Relay.Example.com",
+            "a.mesh.example.com",
+            "10.0.0.1",
+            "::1",
+        ] {
+            assert!(certificate.is_for(host), "{host}");
+        }
+        for host in [
+            "example.com",
+            "a.b.mesh.example.com",
+            "mesh.example.com",
+            "10.0.0.2",
+            "::2",
+            "a b",
+        ] {
+            assert!(!certificate.is_for(host), "{host}");
+        }
     }
 }

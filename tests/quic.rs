@@ -212,8 +212,14 @@ impl QuicClient {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_on_quic_and_a_peer_on_websocket_talk() {
     let relay = QuicRelay::start("both");
-    let quic = relay.peer("quic").await;
     let mut ws = relay.websocket("ws").await;
+    let metrics = relay.read_metrics().await;
+    for shown in ["relay_peers", "relay_peers_share"] {
+        let transports = metrics.label_values(shown, "transport");
+        assert!(transports.contains(&"quic"), "{shown}: {transports:?}");
+        assert_eq!(metrics.sum(shown, &[("transport", "quic")]), 0, "{shown}");
+    }
+    let quic = relay.peer("quic").await;
     assert_eq!(
         relay
             .relay

@@ -102,6 +102,7 @@ impl QuicListener {
         mut stop: Watch,
         closed: impl Future<Output = ()>,
     ) {
+        relay.instruments().offers(TransportKind::Quic as usize);
         relay.instruments().expect_tls_failures(&TlsError::REASONS);
         let endpoint = Endpoint::new(
             EndpointConfig::default(),

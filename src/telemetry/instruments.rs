@@ -4,7 +4,7 @@
 //! from here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -23,8 +23,15 @@ pub trait Gauges: Send + Sync + 'static {
     fn queue_bytes_and_budget(&self) -> (u64, u64);
 }
 
-/// Name of a transport, and how many peers it carries.
-type PeersByTransport = Box<[(&'static str, AtomicU64)]>;
+/// One transport: its name, how many peers it carries, and whether peers may come over it.
+#[derive(Debug)]
+struct TransportPeers {
+    name: &'static str,
+    peers: AtomicU64,
+    is_offered: AtomicBool,
+}
+
+type PeersByTransport = Box<[TransportPeers]>;
 
 /// What one transport carries.
 #[derive(Debug, Clone, Copy)]
@@ -40,18 +47,18 @@ pub struct TransportLoad {
 fn loads(peers: &PeersByTransport) -> Vec<TransportLoad> {
     let counts: Vec<_> = peers
         .iter()
-        .map(|(name, count)| (*name, count.load(Ordering::Relaxed)))
+        .map(|transport| (transport, transport.peers.load(Ordering::Relaxed)))
         .collect();
     let all: u64 = counts.iter().map(|(_, peers)| peers).sum();
-    let load = |(name, peers)| TransportLoad {
-        name,
+    let shown = counts
+        .into_iter()
+        .filter(|(transport, peers)| *peers > 0 || transport.is_offered.load(Ordering::Relaxed));
+    let load = |(transport, peers): (&TransportPeers, u64)| TransportLoad {
+        name: transport.name,
         peers,
         share: (all > 0).then(|| peers as f64 / all as f64),
     };
-    // The first is always shown, the others when they carry a peer.
-    let shown = counts.into_iter().enumerate();
-    let shown = shown.filter(|(number, (_, peers))| *number == 0 || *peers > 0);
-    shown.map(|(_, count)| load(count)).collect()
+    shown.map(load).collect()
 }
 
 /// The instruments; cheap to clone.
@@ -80,7 +87,9 @@ pub struct ConnectedGuard {
 
 impl Drop for ConnectedGuard {
     fn drop(&mut self) {
-        self.peers[self.transport].1.fetch_sub(1, Ordering::Relaxed);
+        self.peers[self.transport]
+            .peers
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -90,7 +99,7 @@ fn milliseconds(duration: Duration) -> f64 {
 
 impl Instruments {
     /// Builds the instruments; `counters` are read whenever the meter's reader asks. `transports` are the values of the label
-    /// `transport`; the first is always shown, the others when they have carried a peer.
+    /// `transport`; the first is always offered, and what is offered is always shown.
     #[must_use]
     pub fn new(meter: &Meter, counters: &Arc<Counters>, transports: &[&'static str]) -> Self {
         let histogram = |name: &'static str, what: &'static str| {
@@ -107,7 +116,12 @@ impl Instruments {
             peers: Arc::new(
                 transports
                     .iter()
-                    .map(|&name| (name, AtomicU64::new(0)))
+                    .enumerate()
+                    .map(|(number, &name)| TransportPeers {
+                        name,
+                        peers: AtomicU64::new(0),
+                        is_offered: AtomicBool::new(number == 0),
+                    })
                     .collect(),
             ),
             authentication_time: histogram(
@@ -171,14 +185,21 @@ impl Instruments {
     /// A peer connected over the transport of this number; it counts until the guard is dropped.
     #[must_use]
     pub fn connected(&self, transport: usize) -> ConnectedGuard {
-        self.peers[transport].1.fetch_add(1, Ordering::Relaxed);
+        self.peers[transport].peers.fetch_add(1, Ordering::Relaxed);
         ConnectedGuard {
             peers: Arc::clone(&self.peers),
             transport,
         }
     }
 
-    /// What each transport carries, as far as it carries anything.
+    /// Peers may come over the transport of this number: it is shown from now on, also while it carries nobody.
+    pub fn offers(&self, transport: usize) {
+        self.peers[transport]
+            .is_offered
+            .store(true, Ordering::Relaxed);
+    }
+
+    /// What each transport carries that is offered, or carries anything.
     #[must_use]
     pub fn transports(&self) -> Vec<TransportLoad> {
         loads(&self.peers)

@@ -108,6 +108,12 @@ impl Reader<'_> {
         let drain_window = self.read(&flags::DRAIN_WINDOW, |text| {
             values::duration(text, Duration::ZERO..=DRAIN_WINDOW_MAX)
         });
+        if !self.asks_for_pods() {
+            self.without_effect(
+                &[&flags::DRAIN_DELAY, &flags::DRAIN_WINDOW],
+                "a relay without other pods closes at once",
+            );
+        }
         let peer_queue_bytes = self.read(&flags::PEER_QUEUE_BYTES, |text| {
             values::bytes(text, PEER_QUEUE_MIN..=PEER_QUEUE_MAX)
         });

@@ -69,5 +69,12 @@ const TAIL: &str = "
 ## Mistakes
 
 A value that cannot be used ends the program before it listens, with exit code 2 and one line for each mistake: what was wrong, where it came from, and
-what would be right. An empty variable counts as unset. Nothing is ever silently ignored.
+what would be right. An empty variable counts as unset, and of a flag that is given twice the last one counts.
+
+A setting that has no effect beside the others is a warning at the start. There is none for
+
+- a value that is the default, or a switch that is off: `--quic` without TLS is a line at `info`;
+- `--cluster-port`, `--pod-ip` and the cluster's secret where there are no other pods, as they are often set in the same way for one pod and for several;
+- how large a log file may grow, where the log goes elsewhere;
+- a value of use that a flag or another prefix beats, and variables with `OZ_` or `NB_` that are of no setting here: other programs have them, too.
 ";

@@ -49,11 +49,7 @@ impl Reader<'_> {
             .iter()
             .find(|(_, sources)| sources.as_ref().is_some_and(|sources| !sources.is_empty()))
             .map(|(setting, _)| self.named(setting));
-        if asking.is_none()
-            && asked
-                .iter()
-                .all(|(setting, _)| self.given(setting).is_none())
-        {
+        if !self.asks_for_pods() {
             // A pod's address, its port and its secret are often set where there is one pod as where there are several.
             self.without_effect(
                 &[
@@ -63,6 +59,7 @@ impl Reader<'_> {
                     &flags::CLUSTER_TLS_NAME,
                     &flags::CLUSTER_ALLOW_PLAIN,
                     &flags::CLUSTER_ALLOW_ONE_WAY,
+                    &flags::CLUSTER_QUEUE_BYTES,
                 ],
                 "there are no other pods without --cluster-headless or --cluster-peers",
             );
@@ -99,6 +96,13 @@ impl Reader<'_> {
             tls,
             queue_bytes: queue_bytes?,
         })
+    }
+
+    /// Whether it is said where other pods are, be it wrongly.
+    pub(super) fn asks_for_pods(&self) -> bool {
+        [&flags::CLUSTER_HEADLESS, &flags::CLUSTER_PEERS]
+            .iter()
+            .any(|setting| self.given(setting).is_some())
     }
 
     /// TLS between pods: the three files, or none of them.

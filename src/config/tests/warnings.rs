@@ -19,6 +19,9 @@ fn what_is_right_says_nothing() {
         ("OZ_LETSENCRYPT_AWS_ROUTE53", "false"),
         ("OZ_LETSENCRYPT_DATA_DIR", ""),
         ("POD_IP", "10.0.0.1"),
+        ("OZ_CLUSTER_PORT", "7091"),
+        ("TRUNKLINE_DRAIN_DELAY", "2s"),
+        ("TRUNKLINE_QUIC", "true"),
     ];
     assert_eq!(warnings(&[], &defaults), "");
 }
@@ -90,6 +93,9 @@ fn a_setting_without_effect_is_told() {
         ("--stun-log-level=debug", "--enable-stun"),
         ("--quic-initial-mtu=1300", "TLS"),
         ("--cluster-allow-one-way", "--cluster-peers"),
+        ("--cluster-queue-bytes=2MiB", "--cluster-peers"),
+        ("--drain-delay=3s", "without other pods"),
+        ("--drain-window=3s", "without other pods"),
     ] {
         let text = warnings(&[arg], &[]);
         let flag = arg.split('=').next().unwrap();

@@ -383,8 +383,11 @@ fn unshare() -> Option<Command> {
         .args(flags)
         .args(["sh", "-c", "ip link set lo up"])
         .output();
-    let curl = Command::new("curl").arg("--version").output();
-    (tried.is_ok_and(|tried| tried.status.success()) && curl.is_ok()).then_some(command)
+    let is_there = |program, version| Command::new(program).arg(version).output().is_ok();
+    (tried.is_ok_and(|tried| tried.status.success())
+        && is_there("curl", "--version")
+        && is_there("openssl", "version"))
+    .then_some(command)
 }
 
 #[test]
@@ -402,7 +405,7 @@ fn the_marked_blocks_run() {
         }
         ran += 1;
         let Some(mut shell) = unshare() else {
-            eprintln!("skipped: the_marked_blocks_run: no curl, or no namespaces here");
+            eprintln!("skipped: the_marked_blocks_run: no curl, no openssl, or no namespaces here");
             return;
         };
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))

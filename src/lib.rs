@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod config;
 pub mod crosspod;
 pub mod demo;
+mod files;
 pub mod http;
 pub mod load;
 mod memory;

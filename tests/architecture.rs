@@ -19,10 +19,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("systemd", &[]),
     ("telemetry", &[]),
     ("reload", &[]),
-    ("tls", &["reload"]),
+    ("files", &[]),
+    ("tls", &["files", "reload"]),
     (
         "config",
-        &["reload", "tls", "proxies", "transport", "cluster"],
+        &["files", "reload", "tls", "proxies", "transport", "cluster"],
     ),
     ("auth", &[]),
     ("crosspod", &[]),

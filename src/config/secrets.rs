@@ -4,15 +4,14 @@
 //! rotated. Never logs or displays the content of a file, not even a part of it.
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::time::MissedTickBehavior;
 
+use crate::files;
 use crate::reload::Reload;
 
 /// How often a secret file is looked at: a rotation is seen soon, at the price of one small read.
@@ -47,20 +46,14 @@ impl fmt::Debug for SecretText {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// The file cannot be opened or read.
+    /// The file cannot be opened or read, it is no file, or longer than 64 KiB.
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Why.
         source: io::Error,
     },
-    /// It is a directory, a pipe or a device.
-    #[error("{} is not a file", .0.display())]
-    NotAFile(PathBuf),
-    /// It is longer than 64 KiB.
-    #[error("{} is larger than 64 KiB", .0.display())]
-    TooLarge(PathBuf),
     /// It is not UTF-8.
     #[error("{} is not UTF-8 text", .0.display())]
     NotText(PathBuf),
@@ -75,23 +68,10 @@ pub enum SecretError {
 /// # Errors
 /// See [`SecretError`].
 pub fn read_secrets(path: &Path) -> Result<Vec<SecretText>, SecretError> {
-    let unreadable = |source| SecretError::Unreadable {
+    let content = files::read(path, SECRET_FILE_MAX).map_err(|source| SecretError::Unreadable {
         path: path.to_owned(),
         source,
-    };
-    // Asked before opening: opening a pipe nobody writes to would wait for ever.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(SecretError::NotAFile(path.to_owned()));
-    }
-    let mut content = Vec::new();
-    File::open(path)
-        .map_err(unreadable)?
-        .take(SECRET_FILE_MAX + 1)
-        .read_to_end(&mut content)
-        .map_err(unreadable)?;
-    if content.len() as u64 > SECRET_FILE_MAX {
-        return Err(SecretError::TooLarge(path.to_owned()));
-    }
+    })?;
     let Ok(text) = String::from_utf8(content) else {
         return Err(SecretError::NotText(path.to_owned()));
     };

@@ -58,7 +58,10 @@ fn a_useless_file_is_named_with_the_reason_and_without_content() {
         (b"".to_vec(), "holds no secret"),
         (b" \r\n\n".to_vec(), "holds no secret"),
         (b"hunter\xff2".to_vec(), "is not UTF-8 text"),
-        (vec![b'x'; 65_537], "is larger than 64 KiB"),
+        (
+            vec![b'x'; 65_537],
+            "cannot be read: it is larger than 64 KiB",
+        ),
     ] {
         let error = read_secrets(&dir.file(content)).unwrap_err();
         assert_eq!(error.to_string(), format!("{} {reason}", path.display()));
@@ -67,7 +70,7 @@ fn a_useless_file_is_named_with_the_reason_and_without_content() {
     let error = read_secrets(&dir.0).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("{} is not a file", dir.0.display())
+        format!("{} cannot be read: it is not a file", dir.0.display())
     );
     fs::remove_file(&path).unwrap();
     let error = read_secrets(&path).unwrap_err();

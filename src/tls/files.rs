@@ -1,7 +1,6 @@
 //! A certificate in two PEM files: read, checked, and read again when they change.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::store::Unusable;
 use super::{Certificate, Certificates};
+use crate::files;
 use crate::reload::Reload;
 use crate::time::Clock;
 
@@ -24,20 +24,14 @@ const FILE_MAX: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// The file cannot be opened or read.
+    /// The file cannot be opened or read, it is no file, or longer than 1 MiB.
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Why.
         source: io::Error,
     },
-    /// It is a directory, a pipe or a device.
-    #[error("{} is not a file", .0.display())]
-    NotAFile(PathBuf),
-    /// It is longer than 1 MiB.
-    #[error("{} is larger than 1 MiB", .0.display())]
-    TooLarge(PathBuf),
     /// There is no PEM block for a certificate in the certificate file.
     #[error("{} holds no certificate in PEM (-----BEGIN CERTIFICATE-----)", .0.display())]
     NoCertificate(PathBuf),
@@ -72,8 +66,6 @@ impl CertificateError {
     pub fn is_of(&self, path: &Path) -> bool {
         let blamed = match self {
             Self::Unreadable { path, .. }
-            | Self::NotAFile(path)
-            | Self::TooLarge(path)
             | Self::NoCertificate(path)
             | Self::NoKey(path)
             | Self::Damaged(path)
@@ -226,24 +218,10 @@ impl Certificate {
 
 /// The content of a file that somebody has named.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let unreadable = |source| CertificateError::Unreadable {
+    files::read(path, FILE_MAX).map_err(|source| CertificateError::Unreadable {
         path: path.to_owned(),
         source,
-    };
-    // Asked before opening: opening a pipe nobody writes to would wait for ever.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(CertificateError::NotAFile(path.to_owned()));
-    }
-    let mut content = Vec::new();
-    File::open(path)
-        .map_err(unreadable)?
-        .take(FILE_MAX + 1)
-        .read_to_end(&mut content)
-        .map_err(unreadable)?;
-    if content.len() as u64 > FILE_MAX {
-        return Err(CertificateError::TooLarge(path.to_owned()));
-    }
-    Ok(content)
+    })
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ impl Certificates {
         {
             tracing::warn!(
                 certificate.names = certificate.names().join(", "),
-                "the certificate is not for {host}, the host of the exposed address: clients will refuse it"
+                "the certificate is not for {host}, the host of the exposed address: clients that see it will refuse it"
             );
         }
         *self.0.current.write() = Some(certificate);

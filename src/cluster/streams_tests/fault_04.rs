@@ -2,6 +2,16 @@
 //! pod with the smaller address dialed is kept, and nothing that was sent meanwhile is lost, doubled or overtaken.
 
 use super::*;
+use crate::proto::cluster::{PING, PONG, encode_forward, encode_who_has};
+
+/// A pod and another one, either with the smaller address.
+const EITHER_IS_SMALLER: [(&str, &str); 2] = [
+    ("10.0.0.1:7090", "10.0.0.2:7090"),
+    ("10.0.0.3:7090", "10.0.0.2:7090"),
+];
+
+/// No message.
+const NONE: [u32; 0] = [];
 
 /// Sends numbered messages over whatever link is used, in batches of three, until `stop`; how many.
 async fn send_numbers(recorder: Arc<Recorder>, mut stop: watch::Receiver<bool>) -> u32 {
@@ -108,50 +118,150 @@ async fn fault_04_both_dial_on_several_threads() {
     }
 }
 
-/// Both streams are there before anything is settled: the case that the rule is for.
+/// The other end of a stream of either direction.
+type RawEnd = Raw<
+    tokio::io::Join<
+        Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+        Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    >,
+>;
+
+impl RawEnd {
+    fn of(stream: PodStream) -> Self {
+        Self(tokio::io::join(stream.read, stream.write))
+    }
+
+    /// Waits until all that was sent before has been read: PINGs are answered at once, whatever else waits.
+    async fn is_read(&mut self) {
+        self.send(&PING).await;
+        while self.expect_any().await != FrameType::Pong {}
+    }
+
+    async fn send_number(&mut self, number: u32) {
+        let frame = encode_forward(FrameType::Forward, &bob(), &message(number)).unwrap();
+        self.send(&frame).await;
+    }
+
+    async fn wait_for_end(&mut self) {
+        while self.frame().await.is_some() {}
+    }
+}
+
+/// A pod that dials `other` and is dialed by it; the stream that it dialed, on which its HELLO is not answered yet; the other one, which
+/// is up.
+async fn both_dial_unanswered(own: &str, other: &str) -> (Pod, RawEnd, RawEnd) {
+    let network = Network::default();
+    let there: SocketAddr = other.parse().unwrap();
+    let mut accept = network.listen(there);
+    let mut pod = network.pod(own, Options::default());
+    pod.discovers(&[there]);
+    let mut dialed_by_pod = RawEnd::of(within(accept.0.recv()).await.unwrap());
+    dialed_by_pod.expect(FrameType::Hello).await;
+    dialed_by_pod.expect(FrameType::Ping).await;
+    let dial = network.dial(pod.address).unwrap();
+    let mut dialed_by_other = RawEnd::of(PodStream::new(dial, None));
+    dialed_by_other.hello(other, "").await;
+    dialed_by_other.expect(FrameType::Hello).await;
+    dialed_by_other.is_read().await;
+    pod.until(is_ours).await;
+    (pod, dialed_by_pod, dialed_by_other)
+}
+
+/// A pod with a stream in either direction, before it is settled which is kept; the one that the rule keeps; the other one.
+async fn both_dial_unsettled(own: &str, other: &str) -> (Pod, RawEnd, RawEnd) {
+    let (mut pod, mut dialed_by_pod, dialed_by_other) = both_dial_unanswered(own, other).await;
+    dialed_by_pod.hello(other, "").await;
+    pod.until(is_ours).await;
+    if own < other {
+        (pod, dialed_by_pod, dialed_by_other)
+    } else {
+        (pod, dialed_by_other, dialed_by_pod)
+    }
+}
+
+fn number_told(told: &Told) -> Option<u32> {
+    match told {
+        Told::Message(_, message) => Some(number_of(message)),
+        _ => None,
+    }
+}
+
+/// The number of the next message, once it has come.
+async fn next_number(pod: &mut Pod) -> u32 {
+    let told = pod.until(|told| number_told(told).is_some()).await;
+    number_told(&told).unwrap()
+}
+
+/// The numbers of the messages that have come since this was asked last.
+fn new_numbers(pod: &mut Pod) -> Vec<u32> {
+    let told = std::iter::from_fn(|| pod.told.try_recv().ok());
+    told.filter_map(|told| number_told(&told)).collect()
+}
+
+/// The case that the rule is for.
 #[tokio::test(start_paused = true)]
 async fn fault_04_the_stream_dialed_by_the_smaller_address_is_kept() {
-    for (own, other) in [
-        ("10.0.0.1:7090", "10.0.0.2:7090"),
-        ("10.0.0.3:7090", "10.0.0.2:7090"),
-    ] {
-        let network = Network::default();
-        let there: SocketAddr = other.parse().unwrap();
-        let mut accept = network.listen(there);
-        let mut pod = network.pod(own, Options::default());
-        pod.discovers(&[there]);
-        let stream = within(accept.0.recv()).await.unwrap();
-        let mut dialed_by_pod = Raw(tokio::io::join(stream.read, stream.write));
-        dialed_by_pod.expect(FrameType::Hello).await;
-        // The other pod dials before it answers.
-        let mut dialed_by_other = Raw(network.dial(pod.address).unwrap());
-        dialed_by_other.hello(other, "").await;
-        dialed_by_other.send(&crate::proto::cluster::PING).await;
-        dialed_by_other.expect(FrameType::Hello).await;
-        pod.until(is_ours).await;
-        dialed_by_pod.hello(other, "").await;
-        pod.until(is_ours).await;
-        let (mut kept, mut closed) = if own < other {
-            (
-                Box::new(dialed_by_pod) as Box<dyn Other>,
-                Box::new(dialed_by_other) as Box<dyn Other>,
-            )
-        } else {
-            (Box::new(dialed_by_other) as _, Box::new(dialed_by_pod) as _)
-        };
+    for (own, other) in EITHER_IS_SMALLER {
+        let (pod, mut kept, mut closed) = both_dial_unsettled(own, other).await;
         // Nothing is closed before the kept one has answered a PING.
         let early = tokio::time::timeout(Duration::from_millis(500), closed.wait_for_end()).await;
         assert!(
             early.is_err(),
             "closed before the kept stream is known to be up"
         );
-        kept.answer_pings();
+        kept.send(&PONG).await;
         // At once, and not because the wrong one was asked and gave no answer.
         let prompt = tokio::time::timeout(Duration::from_millis(500), closed.wait_for_end()).await;
         assert!(prompt.is_ok(), "the other stream is not closed");
         let link = pod.link().await;
         assert_eq!(link.dialer() == Dialer::Us, own < other);
     }
+}
+
+/// The other pod has sent on one stream, then on the one that is kept. What it sent last arrives first.
+#[tokio::test(start_paused = true)]
+async fn fault_04_what_the_closed_stream_still_brings_is_not_overtaken() {
+    for (own, other) in EITHER_IS_SMALLER {
+        let (mut pod, mut kept, mut closed) = both_dial_unsettled(own, other).await;
+        kept.send_number(1).await;
+        kept.expect(FrameType::Ping).await;
+        kept.send(&PONG).await;
+        within(closed.wait_for_end()).await;
+        kept.send_number(2).await;
+        kept.is_read().await;
+        assert_eq!(new_numbers(&mut pod), NONE);
+        closed.send_number(0).await;
+        assert_eq!(next_number(&mut pod).await, 0);
+        // More may be under way until it ends.
+        kept.is_read().await;
+        assert_eq!(new_numbers(&mut pod), NONE);
+        closed.0.shutdown().await.unwrap();
+        pod.until(|told| matches!(told, Told::Down(..))).await;
+        // From here on nothing waits.
+        kept.send_number(3).await;
+        kept.is_read().await;
+        assert_eq!(new_numbers(&mut pod), [1, 2, 3]);
+    }
+}
+
+/// The other pod has answered our dial and sent behind its answer, then on the stream that it dialed. The answer arrives last.
+#[tokio::test(start_paused = true)]
+async fn fault_04_what_comes_behind_an_answer_is_not_overtaken() {
+    let (own, other) = ("10.0.0.3:7090", "10.0.0.2:7090");
+    let (mut pod, mut dialed_by_pod, mut kept) = both_dial_unanswered(own, other).await;
+    kept.send_number(1).await;
+    kept.is_read().await;
+    assert_eq!(new_numbers(&mut pod), NONE);
+    dialed_by_pod.hello(other, "").await;
+    dialed_by_pod.send_number(0).await;
+    // What the other stream waits for does not wait itself, although it is not settled yet which is kept.
+    assert_eq!(next_number(&mut pod).await, 0);
+    kept.is_read().await;
+    assert_eq!(new_numbers(&mut pod), NONE);
+    dialed_by_pod.0.shutdown().await.unwrap();
+    pod.until(|told| matches!(told, Told::Down(..))).await;
+    kept.is_read().await;
+    assert_eq!(new_numbers(&mut pod), [1]);
 }
 
 /// A stream that is dead wins nothing, whatever the rule says.
@@ -162,17 +272,15 @@ async fn fault_04_a_dead_stream_gives_way_to_a_live_one() {
     let mut accept = network.listen(there);
     let mut pod = network.pod("10.0.0.1:7090", Options::default());
     pod.discovers(&[there]);
-    let stream = within(accept.0.recv()).await.unwrap();
-    let mut dead = Raw(tokio::io::join(stream.read, stream.write));
+    let mut dead = RawEnd::of(within(accept.0.recv()).await.unwrap());
     dead.expect(FrameType::Hello).await;
     dead.hello("10.0.0.2:7090", "").await;
     pod.until(is_ours).await;
     // The other pod has started anew, on the same address, and knows nothing of that stream.
     let mut live = Raw(network.dial(pod.address).unwrap());
     live.hello("10.0.0.2:7090", "").await;
-    live.send(&crate::proto::cluster::PING).await;
-    let who_has = crate::proto::cluster::encode_who_has(&bob());
-    live.send(&who_has).await;
+    live.send(&PING).await;
+    live.send(&encode_who_has(&bob())).await;
     let first = pod.until(is_ours).await;
     let Told::Ours(live_number) = first else {
         unreachable!()
@@ -185,25 +293,4 @@ async fn fault_04_a_dead_stream_gives_way_to_a_live_one() {
     );
     assert_eq!(pod.next().await, Told::Used(live_number));
     assert!(matches!(pod.next().await, Told::Frame(number, _) if number == live_number));
-}
-
-trait Other: Send {
-    fn answer_pings(&mut self);
-    fn wait_for_end(&mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>;
-}
-
-impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static> Other for Raw<S>
-where
-    Self: Send,
-{
-    fn answer_pings(&mut self) {
-        // The PING that asks has been sent: one PONG is enough.
-        let mut pong = std::pin::pin!(self.0.write_all(&crate::proto::cluster::PONG));
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(pong.as_mut().poll(&mut cx).is_ready(), "a pipe with room");
-    }
-
-    fn wait_for_end(&mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async { while self.frame().await.is_some() {} })
-    }
 }

@@ -583,6 +583,42 @@ async fn the_load_generator_speaks_quic() {
     assert!(relay.conserved().await.1 > 100);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_generator_notices_that_a_relay_answers_no_more() {
+    let relay = QuicRelay::with("load-cut", |relay| relay.validator(AllowAll));
+    let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = near.local_addr().unwrap().to_string();
+    let tunnel = tunnel_from(near, relay.addr).await;
+    let load = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .args([
+            "load",
+            "idle",
+            "--peers=1",
+            "-s",
+            "x",
+            "--quic",
+            "--insecure",
+        ])
+        .args(["-a", &address, "--duration=1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while relay.relay.relay.peers().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // From here on datagrams vanish, as those of a relay that was killed do.
+    tunnel.abort();
+    let load = load.wait_with_output().await.unwrap();
+    assert_eq!(load.status.code(), Some(1), "{load:?}");
+    let words = String::from_utf8_lossy(&load.stderr);
+    // It may not have got the answer to its authentication yet.
+    assert!(
+        words.contains(&address) || words.contains("auth"),
+        "{words}"
+    );
+}
+
 #[tokio::test]
 async fn the_probe_says_whether_quic_gets_through_and_warns_once() {
     let clock = FrozenClock::freeze();

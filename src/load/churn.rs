@@ -12,7 +12,7 @@ use super::measure::Meter;
 use super::options::Settings;
 use super::path::Path;
 use super::progress::Progress;
-use super::report::Report;
+use super::report::{CONNECT_US, Report};
 
 /// What closing leaves to do on the relay's side is over after this, and counts.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -34,7 +34,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let after = (meter.relay()?, meter.own()?);
 
     let connects = next.get() - first;
-    let per_connect = |ns: u64| ns as f64 / 1e3 / connects.max(1) as f64;
+    let per_connect = |ns: u64| ns as f64 / 1e3 / connects as f64;
     let mut report = Report::new(settings);
     report.seconds = time.as_secs_f64();
     report.concurrency = Some(settings.concurrency as u64);
@@ -44,6 +44,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     if let (Some(before), Some(after)) = (before.0, after.0) {
         report.relay_cpu_us_per_connect = Some(per_connect(after.cpu_since(&before)));
         report.relay_kib = Some(after.resident as f64 / 1024.0);
+        report.doubt_the_process(&before, &after, connects * CONNECT_US);
     }
     Ok(report)
 }
@@ -61,15 +62,18 @@ async fn work(
     for _ in 0..settings.concurrency {
         let (path, next) = (Rc::clone(path), Rc::clone(next));
         workers.spawn_local(async move {
-            while Instant::now() < until {
+            // Once at least: a report of no connects would say nothing.
+            loop {
                 let number = next.get();
                 next.set(number + 1);
                 match path.lone(number).await? {
                     (peer, None) => peer.leave().await?,
                     (peer, Some(other)) => drop((peer, other)),
                 }
+                if Instant::now() >= until {
+                    return Ok::<(), LoadError>(());
+                }
             }
-            Ok::<(), LoadError>(())
         });
     }
     let mut progress = Progress::new(settings.progress);

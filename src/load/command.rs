@@ -1,6 +1,7 @@
 //! The command line of `trunkline load`: its options, and the settings made of them.
 //!
-//! Looks up the target's name, reads the secret's file, and refuses a target that may be somebody else's. Opens no connection.
+//! Looks up the target's name, reads the files of the secret and of authorities (or what authorities the machine trusts), and refuses a
+//! target that may be somebody else's. Opens no connection.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -20,7 +21,7 @@ use crate::auth::Secret;
 /// The route that stock relays serve.
 const DEFAULT_ROUTE: &str = "/relay";
 
-/// Reads what [`command`] has parsed. Looks up the target's name and reads the secret's file.
+/// Reads what [`command`] has parsed. Looks names up and reads files.
 pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
     let one = |name: &str| *matches.get_one::<usize>(name).expect("has a default");
     let name = matches.get_one::<String>("load").expect("has a default");

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use quinn::Connection;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::frame::Batch;
@@ -122,7 +123,10 @@ pub(super) struct Tally {
     sequence: Cell<Sequence>,
     /// Messages below this number count no longer as in flight, whether they came or not.
     forgiven: Cell<u64>,
-    ended: Cell<bool>,
+    sender_ended: Cell<bool>,
+    receiver_ended: Cell<bool>,
+    /// Over QUIC, the sender's and the receiver's connection.
+    quic: Option<(Connection, Connection)>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -154,7 +158,28 @@ impl Tally {
 
     /// Whether one of the pair's connections has ended.
     pub(super) fn ended(&self) -> bool {
-        self.ended.get()
+        self.sender_ended() || self.receiver_ended()
+    }
+
+    /// Whether the sender's has.
+    pub(super) fn sender_ended(&self) -> bool {
+        self.sender_ended.get()
+    }
+
+    /// Whether the receiver's has.
+    pub(super) fn receiver_ended(&self) -> bool {
+        self.receiver_ended.get()
+    }
+
+    /// Over QUIC, both connections, the sender's first.
+    pub(super) fn quic(&self) -> Option<&(Connection, Connection)> {
+        self.quic.as_ref()
+    }
+
+    /// One of them, or both, got no answer any more.
+    pub(super) fn end(&self, sender: bool, receiver: bool) {
+        self.sender_ended.set(self.sender_ended() || sender);
+        self.receiver_ended.set(self.receiver_ended() || receiver);
     }
 
     /// Messages sent that have neither come nor been overtaken nor been given up.
@@ -183,6 +208,13 @@ impl Tally {
     }
 }
 
+/// Which of a pair's connections.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Sender,
+    Receiver,
+}
+
 /// The task of one pair: a future that ends when one of the connections does.
 #[derive(Debug)]
 pub(super) struct PairTask {
@@ -209,7 +241,10 @@ impl PairTask {
         timed: bool,
         shared: Rc<Shared>,
     ) -> (Self, Rc<Tally>) {
-        let tally = Rc::new(Tally::default());
+        let tally = Rc::new(Tally {
+            quic: ends.sender.quic().zip(ends.receiver.quic()),
+            ..Tally::default()
+        });
         let task = Self {
             ends,
             batch,
@@ -223,30 +258,46 @@ impl PairTask {
         (task, tally)
     }
 
-    fn poll_pair(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Does what can be done now; fails with the side whose connection has ended.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Side> {
         self.tally.keep_waker(cx);
-        // Nothing but health checks comes here.
-        while let Poll::Ready(read) =
-            self.ends
-                .sender
-                .poll_receive(cx, &mut self.shared.buffer(), &mut |_, _, _| {})
-        {
-            read?;
-        }
+        self.read_sender(cx).map_err(|_| Side::Sender)?;
         loop {
-            let received = self.poll_receive_once(cx)?;
-            let sent = self.poll_send_some(cx)?;
+            let received = self.poll_receive_once(cx).map_err(|_| Side::Receiver)?;
+            let sent = self.poll_send_some(cx).map_err(|_| Side::Sender)?;
             if received.is_pending() && sent.is_pending() {
                 break;
             }
         }
-        if let Poll::Ready(Err(error)) = self.ends.sender.poll_control(cx) {
-            return Poll::Ready(Err(error));
+        let Ends { sender, receiver } = &mut self.ends;
+        for (peer, side) in [(sender, Side::Sender), (receiver, Side::Receiver)] {
+            if let Poll::Ready(Err(_)) = peer.poll_control(cx) {
+                return Err(side);
+            }
         }
-        if let Poll::Ready(Err(error)) = self.ends.receiver.poll_control(cx) {
-            return Poll::Ready(Err(error));
+        Ok(())
+    }
+
+    /// Reads all that has come to the sender: nothing but health checks.
+    fn read_sender(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let sender = &mut self.ends.sender;
+        while let Poll::Ready(read) =
+            sender.poll_receive(cx, &mut self.shared.buffer(), &mut |_, _, _| {})
+        {
+            read?;
         }
-        Poll::Pending
+        Ok(())
+    }
+
+    /// Whether the receiver's connection has ended, too. What came before its end counts.
+    fn receiver_has_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match self.poll_receive_once(cx) {
+                Ok(Poll::Ready(())) => {}
+                Ok(Poll::Pending) => return false,
+                Err(_) => return true,
+            }
+        }
     }
 
     /// One read.
@@ -345,13 +396,15 @@ impl PairTask {
 }
 
 impl Future for PairTask {
-    type Output = io::Result<()>;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = self.poll_pair(cx);
-        if done.is_ready() {
-            self.tally.ended.set(true);
-        }
-        done
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let (sender, receiver) = match self.step(cx) {
+            Ok(()) => return Poll::Pending,
+            Err(Side::Sender) => (true, self.receiver_has_ended(cx)),
+            Err(Side::Receiver) => (self.read_sender(cx).is_err(), true),
+        };
+        self.tally.end(sender, receiver);
+        Poll::Ready(())
     }
 }

@@ -71,11 +71,25 @@ pub enum LoadError {
         /// How long, in seconds.
         seconds: u64,
     },
-    /// Every connection of the load ended before the load did.
-    #[error("all {connections} connections ended during the load")]
+    /// Every pair or peer lost its connection before the load was over.
+    #[error("all connections ended during the load: {which}")]
     AllEnded {
-        /// How many there were.
-        connections: u64,
+        /// How many, and where to.
+        which: String,
+    },
+    /// `fair` has lost its receiver, or all of its senders.
+    #[error("connections without which there is nothing to measure ended during the load: {which}")]
+    CannotGoOn {
+        /// How many connections ended, and where to.
+        which: String,
+    },
+    /// Not one of the messages arrived.
+    #[error("nothing arrived: {sent} messages were sent, and none came; {likely}")]
+    NothingArrived {
+        /// How many were sent.
+        sent: u64,
+        /// What is the most likely reason, and where to look.
+        likely: &'static str,
     },
     /// The process to be measured cannot be read.
     #[error("cannot read the account of process {pid}")]
@@ -85,6 +99,14 @@ pub enum LoadError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The process to be measured has ended before the load did.
+    #[error(
+        "process {pid} (--pid) ended during the load: what was measured is not what a running relay costs"
+    )]
+    ProcessEnded {
+        /// The process.
+        pid: u32,
     },
     /// Anything else the system refused.
     #[error("failed while {doing}")]

@@ -20,7 +20,7 @@ use super::options::Settings;
 use super::path::{Path, gather};
 use super::peer::Peer;
 use super::progress::Progress;
-use super::report::Report;
+use super::report::{MESSAGE_US, Report};
 use super::scan::Sequence;
 use crate::proto::PeerId;
 
@@ -89,6 +89,7 @@ struct Run {
     recording: Cell<bool>,
     stopped: Cell<bool>,
     ended: Cell<u64>,
+    receiver_ended: Cell<bool>,
     buffer: RefCell<Vec<u8>>,
 }
 
@@ -107,6 +108,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
         recording: Cell::new(false),
         stopped: Cell::new(false),
         ended: Cell::new(0),
+        receiver_ended: Cell::new(false),
         buffer: RefCell::new(vec![0; READ]),
     });
     let mut tasks = JoinSet::new();
@@ -119,11 +121,12 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
             }
         });
     };
-    spawn(Box::pin(read_slowly(
-        receiver,
-        Rc::clone(&run),
-        settings.receive_rate,
-    )));
+    let (reader, rate) = (Rc::clone(&run), settings.receive_rate);
+    spawn(Box::pin(async move {
+        let ended = read_slowly(receiver, Rc::clone(&reader), rate).await;
+        reader.receiver_ended.set(true);
+        ended
+    }));
     let to = path.id(1);
     for (number, (peer, _)) in peers.into_iter().enumerate() {
         let run = Rc::clone(&run);
@@ -137,18 +140,22 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
 
     let meter = Meter::new(&settings.pids)?;
     let mut progress = Progress::new(settings.progress);
-    watch(&run, settings.warmup, "warm-up", &mut progress).await;
+    watch(settings, &run, settings.warmup, "warm-up", &mut progress).await?;
     run.recording.set(true);
     let start = Instant::now();
     let before = (meter.relay()?, meter.own()?);
-    watch(&run, settings.duration, "fair", &mut progress).await;
+    watch(settings, &run, settings.duration, "fair", &mut progress).await?;
     let after = (meter.relay()?, meter.own()?);
     let time = start.elapsed();
     let in_time = run.total(|sender| sender.delivered.get() + sender.handshakes_delivered.get());
     run.stopped.set(true);
-    watch(&run, DRAIN, "drain", &mut progress).await;
+    watch(settings, &run, DRAIN, "drain", &mut progress).await?;
 
     let fairness = run.fairness(settings);
+    let sent = fairness.flood_sent + fairness.modest_sent;
+    if sent > 0 && fairness.flood_delivered + fairness.modest_delivered == 0 {
+        return Err(settings.nothing_arrived(sent));
+    }
     let mut report = Report::new(settings);
     report.seconds = time.as_secs_f64();
     report.size = Some(settings.size as u64);
@@ -160,19 +167,27 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     if let (Some(before), Some(after)) = (before.0, after.0) {
         report.relay_cpu_us_per_message = Some(after.cpu_since(&before) as f64 / each);
         report.relay_kib = Some(after.resident as f64 / 1024.0);
+        report.doubt_the_process(&before, &after, in_time * MESSAGE_US);
     }
     report.own_cpu_us_per_message = Some(after.1.cpu_since(&before.1) as f64 / each);
     report.fair = Some(fairness);
     Ok(report)
 }
 
-async fn watch(run: &Run, time: Duration, what: &str, progress: &mut Progress) {
+async fn watch(
+    settings: &Settings,
+    run: &Run,
+    time: Duration,
+    what: &str,
+    progress: &mut Progress,
+) -> Result<(), LoadError> {
     let start = Instant::now();
     while let Some(rest) = time
         .checked_sub(start.elapsed())
         .filter(|rest| !rest.is_zero())
     {
         sleep(rest.min(TICK)).await;
+        run.can_go_on(settings)?;
         let count = run.total(|sender| sender.delivered.get());
         let elapsed = start.elapsed().as_secs_f64();
         progress.show(|| {
@@ -182,6 +197,7 @@ async fn watch(run: &Run, time: Duration, what: &str, progress: &mut Progress) {
             )
         });
     }
+    Ok(())
 }
 
 /// Reads as many messages a second as it is told, in small helpings.
@@ -284,6 +300,17 @@ impl Sender {
 impl Run {
     fn total(&self, value: fn(&Sender) -> u64) -> u64 {
         self.senders.iter().map(value).sum()
+    }
+
+    /// The receiver is the one who is measured, and somebody must send to it.
+    fn can_go_on(&self, settings: &Settings) -> Result<(), LoadError> {
+        let receivers = u64::from(self.receiver_ended.get());
+        let senders = self.ended.get() - receivers;
+        if receivers == 0 && senders < self.senders.len() as u64 {
+            return Ok(());
+        }
+        let which = settings.places(senders, receivers);
+        Err(LoadError::CannotGoOn { which })
     }
 
     fn see(&self, stamped: u64, sender: u64) {

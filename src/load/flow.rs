@@ -54,7 +54,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let measured = measure(settings, &shared, &tallies).await?;
     let mut report = Report::of_traffic(settings, &measured);
     if timed {
-        report.latency = Some(Latency::new(&shared.take_latency()));
+        report.latency = Latency::of(&shared.take_latency());
     }
     Ok(report)
 }

@@ -16,10 +16,13 @@ use super::options::Settings;
 use super::path::{Path, gather};
 use super::peer::Peer;
 use super::progress::Progress;
-use super::report::Report;
+use super::quic::unanswered;
+use super::report::{CONNECT_US, Report};
 
 /// The work that connecting leaves behind is over after this.
 const SETTLE: Duration = Duration::from_secs(1);
+/// What the peers add is hard to tell from what a relay reuses where it held so many times as much before.
+const LARGE: u64 = 4;
 /// How often the progress line is renewed.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -70,7 +73,9 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let crowd = Rc::new(Crowd::default());
     let mut tasks = JoinSet::new();
     let mut other_ends = Vec::new();
+    let mut quic = Vec::new();
     for (peer, other) in peers {
+        quic.extend(peer.quic());
         tasks.spawn_local(stay(peer, Rc::clone(&shared), Rc::clone(&crowd)));
         other_ends.extend(other);
     }
@@ -78,16 +83,13 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let settled = meter.relay()?;
     let quiet = Instant::now();
     let mut progress = Progress::new(settings.progress);
-    let connections = settings.peers as u64;
     while let Some(rest) = settings
         .duration
         .checked_sub(quiet.elapsed())
         .filter(|rest| !rest.is_zero())
     {
         sleep(rest.min(TICK)).await;
-        if connections > 0 && crowd.ended.get() == connections {
-            return Err(LoadError::AllEnded { connections });
-        }
+        some_are_left(settings, crowd.ended.get())?;
         progress.show(|| {
             let rest = settings.duration.saturating_sub(quiet.elapsed());
             format!(
@@ -100,13 +102,21 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     }
     let quiet = quiet.elapsed();
     let after = meter.relay()?;
+    let open: Vec<_> = quic
+        .iter()
+        .filter(|connection| connection.close_reason().is_none())
+        .collect();
+    let silent = unanswered(&open).await;
+    let silent = silent.iter().filter(|silent| **silent).count() as u64;
+    let ended = crowd.ended.get() + silent;
+    some_are_left(settings, ended)?;
 
     let mut report = Report::new(settings);
     report.peers = Some(settings.peers as u64);
     report.seconds = quiet.as_secs_f64();
     report.connects_per_second = Some(settings.peers as f64 / connecting_time.as_secs_f64());
     report.health_checks = Some(crowd.health_checks.get());
-    report.ended = Some(crowd.ended.get());
+    report.ended = Some(ended);
     if let (Some(before), Some(settled), Some(after)) = (before, settled, after) {
         let kib = |bytes: u64| bytes as f64 / 1024.0;
         report.relay_kib_before = Some(kib(before.resident));
@@ -117,6 +127,23 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
             Some(100.0 * after.cpu_since(&settled) as f64 / quiet.as_nanos() as f64);
         report.relay_cpu_us_per_connect =
             Some(settled.cpu_since(&before) as f64 / 1e3 / settings.peers as f64);
+        report.doubt_the_process(&before, &settled, settings.peers as u64 * CONNECT_US);
+        let added = after.resident.saturating_sub(before.resident);
+        if before.resident > added.saturating_mul(LARGE) {
+            report.notes.push(
+                "the relay held much more memory before than the peers added, and they may have been given of it: memory a peer \
+                 is right on a freshly started relay, with many peers"
+                    .to_owned(),
+            );
+        }
     }
     Ok(report)
+}
+
+fn some_are_left(settings: &Settings, ended: u64) -> Result<(), LoadError> {
+    if ended < settings.peers as u64 {
+        return Ok(());
+    }
+    let which = settings.places(ended, 0);
+    Err(LoadError::AllEnded { which })
 }

@@ -10,6 +10,7 @@ use super::error::LoadError;
 use super::options::Settings;
 use super::process::{Account, Process};
 use super::progress::Progress;
+use super::quic::unanswered;
 
 /// How often pairs are looked after.
 const TICK: Duration = Duration::from_millis(250);
@@ -31,6 +32,8 @@ pub(super) struct Measured {
     pub(super) payload_bytes: u64,
     /// Jain's index over the pairs' messages: 1 when all had the same share.
     pub(super) fairness: f64,
+    /// Messages sent in the measured time.
+    pub(super) sent_in_time: u64,
     /// Messages sent over the whole load.
     pub(super) sent: u64,
     /// Messages of the whole load that never came.
@@ -39,6 +42,8 @@ pub(super) struct Measured {
     pub(super) reordered: u64,
     /// Pairs that lost a connection.
     pub(super) ended: u64,
+    /// Senders and receivers that did.
+    pub(super) ended_sides: (u64, u64),
     /// The relay's account, before and after, if its process is known.
     pub(super) relay: Option<(Account, Account)>,
     /// This process's account, before and after.
@@ -67,7 +72,7 @@ impl Meter {
 
     /// The relay's account now, that of all its pods added up.
     pub(super) fn relay(&self) -> Result<Option<Account>, LoadError> {
-        let accounts = self.relay.iter().map(Process::account);
+        let accounts = self.relay.iter().map(Process::account_still);
         accounts.reduce(|sum, pod| Ok(sum?.plus(&pod?))).transpose()
     }
 
@@ -94,7 +99,8 @@ pub(super) async fn measure(
     shared.record(true);
     let start = Instant::now();
     let received: Vec<u64> = tallies.iter().map(|tally| tally.received()).collect();
-    let bytes: u64 = tallies.iter().map(|tally| tally.payload_bytes()).sum();
+    let sum = |value: fn(&Tally) -> u64| tallies.iter().map(|tally| value(tally)).sum::<u64>();
+    let (bytes, sent) = (sum(Tally::payload_bytes), sum(Tally::sent));
     let before = (meter.relay()?, meter.own()?);
     watch
         .run(settings.duration, settings.load.name(), settings)
@@ -106,28 +112,55 @@ pub(super) async fn measure(
         .zip(&received)
         .map(|(tally, before)| tally.received() - before)
         .collect();
-    let payload_bytes = tallies
-        .iter()
-        .map(|tally| tally.payload_bytes())
-        .sum::<u64>()
-        - bytes;
+    let payload_bytes = sum(Tally::payload_bytes) - bytes;
+    let sent_in_time = sum(Tally::sent) - sent;
     shared.record(false);
     shared.stop();
     watch.drain().await;
+    call_the_roll(tallies).await;
+    watch.some_are_left(settings)?;
+    if watch.received() == received.iter().sum::<u64>() && sum(Tally::lost) > 0 {
+        return Err(settings.nothing_arrived(sum(Tally::sent)));
+    }
 
-    let sum = |value: fn(&Tally) -> u64| tallies.iter().map(|tally| value(tally)).sum();
     Ok(Measured {
         time,
         messages: shares.iter().sum(),
         payload_bytes,
         fairness: jain(&shares.iter().map(|&share| share as f64).collect::<Vec<_>>()),
+        sent_in_time,
         sent: sum(Tally::sent),
         lost: sum(Tally::lost),
         reordered: sum(Tally::reordered),
-        ended: tallies.iter().filter(|tally| tally.ended()).count() as u64,
+        ended: count(tallies, Tally::ended),
+        ended_sides: ended_sides(tallies),
         relay: before.0.zip(after.0),
         own: (before.1, after.1),
     })
+}
+
+fn count(tallies: &[Rc<Tally>], which: fn(&Tally) -> bool) -> u64 {
+    tallies.iter().filter(|tally| which(tally)).count() as u64
+}
+
+/// How many senders, and how many receivers, have lost their connection.
+fn ended_sides(tallies: &[Rc<Tally>]) -> (u64, u64) {
+    let (senders, receivers) = (Tally::sender_ended, Tally::receiver_ended);
+    (count(tallies, senders), count(tallies, receivers))
+}
+
+/// Ends the pairs that get no answer any more, which TCP tells by itself and QUIC does not.
+async fn call_the_roll(tallies: &[Rc<Tally>]) {
+    let quic: Vec<_> = tallies
+        .iter()
+        .filter(|tally| !tally.ended())
+        .filter_map(|tally| Some((tally, tally.quic()?)))
+        .collect();
+    let connections: Vec<_> = quic.iter().flat_map(|(_, (one, two))| [one, two]).collect();
+    let silent = unanswered(&connections).await;
+    for ((tally, _), silent) in quic.iter().zip(silent.chunks(2)) {
+        tally.end(silent[0], silent[1]);
+    }
 }
 
 /// Looks after the pairs while they run.
@@ -153,10 +186,7 @@ impl Watch<'_> {
         {
             sleep(rest.min(TICK)).await;
             self.free_the_stuck();
-            if self.tallies.iter().all(|tally| tally.ended()) {
-                let connections = 2 * self.tallies.len() as u64;
-                return Err(LoadError::AllEnded { connections });
-            }
+            self.some_are_left(settings)?;
             let (elapsed, count) = (start.elapsed().as_secs_f64(), self.received() - first);
             self.progress.show(|| {
                 format!(
@@ -168,6 +198,16 @@ impl Watch<'_> {
             });
         }
         Ok(())
+    }
+
+    /// A load without a single pair is over.
+    fn some_are_left(&self, settings: &Settings) -> Result<(), LoadError> {
+        if self.tallies.iter().any(|tally| !tally.ended()) {
+            return Ok(());
+        }
+        let (senders, receivers) = ended_sides(self.tallies);
+        let which = settings.places(senders, receivers);
+        Err(LoadError::AllEnded { which })
     }
 
     fn received(&self) -> u64 {

@@ -1,9 +1,9 @@
 //! `trunkline load`: loads a relay of this protocol, ours or another, and reports what it cost.
 //!
 //! Owns the loads, the connections they run over, and their reports. It is a client: it uses `proto` and `auth` to speak the
-//! protocol (and of QUIC the relay's settings), and no other room, so that nothing of the relay can flatter itself. What it does beside the
-//! calls that a load consists of must be little: one thread, frames made beforehand, no copy of what comes in; each report has its own CPU time
-//! beside the relay's.
+//! protocol, of QUIC the relay's settings, and of `tls` how PEM files are read and a certificate that is not looked at; and no other
+//! room, so that nothing of the relay can flatter itself. What it does beside the calls that a load consists of must be little: one
+//! thread, frames made beforehand, no copy of what comes in; each report has its own CPU time beside the relay's.
 //! (performance.md; peer-protocol.md.)
 //!
 //! [`execute`] is the whole of it: settings in, [`Report`] out. The comparison in `benches/compare/` calls it too.
@@ -27,6 +27,7 @@ mod report;
 mod scan;
 mod stall;
 mod storm;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -13,6 +13,12 @@ use super::frame::{MAX_PAYLOAD, STAMP_BYTES};
 use crate::auth::Secret;
 use crate::proto::limits::TRANSPORT_HEADER_LEN;
 
+/// Peers, messages in a window and the like: more than any relay has been seen with, and no number that was mistyped.
+const COUNT_MAX: usize = 1_000_000;
+/// What one write call may be given, and what all pairs together may hold ready, bytes.
+const WRITE_MAX: usize = 16 * 1024 * 1024;
+const WRITES_MAX: usize = 1024 * 1024 * 1024;
+
 /// The largest payload of a message that fits one QUIC datagram of a path MTU of 1452 with every client.
 const QUIC_SIZE_MAX: usize = 1377 - TRANSPORT_HEADER_LEN;
 
@@ -91,6 +97,16 @@ pub enum Target {
 }
 
 impl Target {
+    /// What the relay is called in requests, if that is another name than its address.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Relay { address, host, .. } => {
+                (*host != address.to_string()).then_some(host.as_str())
+            }
+            Self::Proxy { .. } => None,
+        }
+    }
+
     /// Where the senders connect.
     pub fn address(&self) -> SocketAddr {
         match self {
@@ -172,6 +188,28 @@ impl Settings {
         }
     }
 
+    /// So many connections of senders, and so many of receivers, with the addresses that they went to.
+    pub(super) fn places(&self, senders: u64, receivers: u64) -> String {
+        let address = self.target.address();
+        match self.receivers_on {
+            Some(elsewhere) => format!(
+                "{senders} to {address} (--address), {receivers} to {elsewhere} (--receivers-on)"
+            ),
+            None => format!("{} to {address}", senders + receivers),
+        }
+    }
+
+    /// The error of a load none of whose messages arrived.
+    pub(super) fn nothing_arrived(&self, sent: u64) -> LoadError {
+        let likely = if self.receivers_on.is_some() {
+            "are the pods of --address and --receivers-on one relay? If not, relay_cluster_streams is 0, and \
+             relay_messages_dropped_total counts the messages under the reason no_such_peer"
+        } else {
+            "relay_messages_dropped_total and relay_transport_queue_drops_total of the relay say why"
+        };
+        LoadError::NothingArrived { sent, likely }
+    }
+
     /// Refuses what cannot be run, in words that name each option that is wrong.
     pub fn check(&self) -> Result<(), LoadError> {
         let mut mistakes = Vec::new();
@@ -193,8 +231,34 @@ impl Settings {
             ("--peers", self.peers),
             ("--concurrency", self.concurrency),
         ] {
-            refuse(value == 0, format!("{name} must be at least 1"));
+            refuse(
+                !(1..=COUNT_MAX).contains(&value),
+                format!("{name} must be 1 to {COUNT_MAX}, not {value}"),
+            );
         }
+        let write = self.batch.saturating_mul(self.size);
+        refuse(
+            write > WRITE_MAX,
+            format!(
+                "--batch times --size must be {WRITE_MAX} bytes (16 MiB) at most, not {write}: that is what one write call is given"
+            ),
+        );
+        refuse(
+            write <= WRITE_MAX && write.saturating_mul(self.pairs) > WRITES_MAX,
+            format!(
+                "--pairs times --batch times --size must be {WRITES_MAX} bytes (1 GiB) at most: each pair has its messages ready"
+            ),
+        );
+        refuse(
+            self.window > COUNT_MAX as u64,
+            format!("--window must be {COUNT_MAX} at most, not {}", self.window),
+        );
+        let mut pids = self.pids.clone();
+        pids.sort_unstable();
+        refuse(
+            pids.windows(2).any(|two| two[0] == two[1]),
+            "--pid names the same process twice, which would count it twice".to_owned(),
+        );
         refuse(
             self.load == Load::Flow && self.window < self.batch as u64,
             format!(
@@ -234,11 +298,19 @@ impl Settings {
                 self.size
             ),
         );
+        let needs_tcp = match self.load {
+            Load::Stall | Load::Fair => {
+                Some("what a QUIC receiver does not read holds nobody up, it is dropped")
+            }
+            Load::Storm => Some("its strangers break off handshakes of TCP, TLS and WebSocket"),
+            Load::Flow | Load::Paced | Load::Flood | Load::Idle | Load::Churn => None,
+        };
         refuse(
-            self.quic && matches!(self.load, Load::Stall | Load::Storm | Load::Fair),
+            self.quic && needs_tcp.is_some(),
             format!(
-                "the {} load needs TCP: what a QUIC receiver does not read is nobody's to hold back",
-                self.load.name()
+                "the {} load needs TCP, because {}: leave out --quic",
+                self.load.name(),
+                needs_tcp.unwrap_or_default()
             ),
         );
         refuse(

@@ -27,6 +27,9 @@ use crate::time::Clock;
 
 /// How long tokens stay valid: longer than any load runs.
 const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
+/// Files that are open beside the connections, at the least, and as is recommended.
+const OWN_FILES: u64 = 12;
+const SPARE_FILES: u64 = 64;
 /// How long a proxy may take to pass a new connection on.
 const PASS_SECONDS: u64 = 10;
 
@@ -74,6 +77,13 @@ impl Drop for Passed {
 impl Path {
     /// Prepares the way; for a proxy it binds the listener behind it.
     pub(super) async fn open(settings: &Settings) -> Result<Self, LoadError> {
+        let needed_files = connections(settings) + SPARE_FILES;
+        // Before anything else: the first connection that fails would say it late, and in a storm not at all.
+        if open_files_limit().is_some_and(|limit| limit < connections(settings) + OWN_FILES) {
+            return Err(LoadError::TooManyFiles {
+                needed: needed_files,
+            });
+        }
         let (token, passed) = match &settings.target {
             Target::Relay { secret, .. } => (
                 mint(secret, Clock::system().now_unix() + TOKEN_SECONDS),
@@ -98,15 +108,6 @@ impl Path {
                 (Vec::new(), Some(Passed::start(listener)))
             }
         };
-        let connections = match settings.load {
-            Load::Idle => settings.peers,
-            Load::Churn => settings.concurrency,
-            Load::Storm => 2 * settings.pairs + settings.peers,
-            Load::Flow | Load::Paced | Load::Flood | Load::Stall | Load::Fair => {
-                2 * settings.pairs + 2
-            }
-        };
-        let each = if passed.is_some() { 2 } else { 1 };
         Ok(Self {
             target: settings.target.clone(),
             receivers_on: settings.receivers_on,
@@ -121,7 +122,7 @@ impl Path {
                 .map(quic::config),
             settle: settings.size,
             tls: settings.tls.clone(),
-            needed_files: connections as u64 * each + 64,
+            needed_files,
             passed,
         })
     }
@@ -236,6 +237,32 @@ impl Path {
     }
 }
 
+/// The connections that a load holds at a time, by how many files they are.
+fn connections(settings: &Settings) -> u64 {
+    let connections = match settings.load {
+        Load::Idle => settings.peers,
+        Load::Churn => settings.concurrency,
+        Load::Storm => 2 * settings.pairs + settings.peers,
+        Load::Flow | Load::Paced | Load::Flood | Load::Stall | Load::Fair => 2 * settings.pairs + 2,
+    };
+    let each = match settings.target {
+        Target::Relay { .. } => 1,
+        Target::Proxy { .. } => 2,
+    };
+    connections as u64 * each
+}
+
+#[cfg(unix)]
+fn open_files_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current
+}
+
+#[cfg(not(unix))]
+fn open_files_limit() -> Option<u64> {
+    None
+}
+
 impl Passed {
     fn start(listener: TcpListener) -> Self {
         let awaited = Rc::new(RefCell::new(
@@ -304,7 +331,7 @@ where
             Ok::<_, LoadError>(made)
         });
     }
-    let mut all = Vec::with_capacity(count);
+    let mut all = Vec::new();
     while let Some(worker) = workers.join_next().await {
         all.append(&mut worker.expect("no worker panics or is aborted")?);
     }

@@ -250,6 +250,14 @@ impl Peer {
             .map_err(doing("writing the close message"))
     }
 
+    /// The connection below, over QUIC.
+    pub(super) fn quic(&self) -> Option<quinn::Connection> {
+        match &self.stream {
+            Stream::Quic(quic) => Some(quic.connection()),
+            Stream::Plain(_) | Stream::Tls(_) => None,
+        }
+    }
+
     /// Health checks that came.
     pub(super) fn health_checks(&self) -> u64 {
         self.health_checks

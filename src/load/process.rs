@@ -11,6 +11,8 @@ use super::error::LoadError;
 
 /// Nanoseconds in one clock tick of `/proc/PID/stat`: `USER_HZ` is 100 on every Linux that Rust runs on.
 const TICK_NS: u64 = 10_000_000;
+/// `ESRCH` of Linux: what a file of `/proc` says when its process has ended since it was opened.
+const NO_SUCH_PROCESS: i32 = 3;
 
 /// What a process has used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,6 +76,22 @@ impl Process {
         }
     }
 
+    /// Reads the account of a process that has been there before: that it is no more is an error of its own.
+    pub(super) fn account_still(&self) -> Result<Account, LoadError> {
+        self.read().map_err(|source| {
+            let gone = source.kind() == io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(NO_SUCH_PROCESS);
+            if gone {
+                LoadError::ProcessEnded { pid: self.pid }
+            } else {
+                LoadError::Process {
+                    pid: self.pid,
+                    source,
+                }
+            }
+        })
+    }
+
     /// Reads the account.
     pub fn account(&self) -> Result<Account, LoadError> {
         self.read().map_err(|source| LoadError::Process {
@@ -84,8 +102,11 @@ impl Process {
 
     fn read(&self) -> io::Result<Account> {
         let root = PathBuf::from(format!("/proc/{}", self.pid));
-        let (user_ns, system_ns) = parse_stat(&fs::read_to_string(root.join("stat"))?)
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let stat = fs::read_to_string(root.join("stat"))?;
+        if has_ended(&stat) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it has ended"));
+        }
+        let (user_ns, system_ns) = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
         let stat_ns = user_ns + system_ns;
         let mut schedule_ns = Some(0);
         let mut sleeps = 0;
@@ -120,6 +141,12 @@ fn parse_schedule(line: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// Whether a `stat` line is that of a process which has ended and waits for its parent to notice.
+fn has_ended(line: &str) -> bool {
+    let state = line.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
 /// User and system time of a `stat` line, as nanoseconds.
 fn parse_stat(line: &str) -> Option<(u64, u64)> {
     // The command's name may hold blanks and brackets; what follows its last bracket is regular.
@@ -145,6 +172,8 @@ mod tests {
         let line = "17 (a ) b) S 1 17 17 0 -1 4194304 100 0 0 0 31 11 0 0 20 0 4 0 5 6 7";
         assert_eq!(parse_stat(line), Some((31 * TICK_NS, 11 * TICK_NS)));
         assert_eq!(parse_stat("17 (cut"), None);
+        assert!(!has_ended(line));
+        assert!(has_ended("17 (a) Z) Z 1 17 17 0"));
     }
 
     #[test]
@@ -180,6 +209,25 @@ mod tests {
             user > 0 && user <= after.cpu_since(&before) + 2 * TICK_NS,
             "{before:?} {after:?}"
         );
+    }
+
+    #[test]
+    fn a_process_that_has_ended_meanwhile_is_told_from_one_that_never_was() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = Process::new(child.id()).unwrap();
+        assert!(process.account_still().is_ok());
+        child.kill().unwrap();
+        // Until somebody waits for it, it is still there by its number.
+        while process.account_still().is_ok() {
+            std::thread::yield_now();
+        }
+        let ended = || process.account_still().unwrap_err();
+        assert!(matches!(ended(), LoadError::ProcessEnded { .. }));
+        child.wait().unwrap();
+        assert!(matches!(ended(), LoadError::ProcessEnded { .. }));
     }
 
     #[test]

@@ -15,11 +15,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::frame::OPCODE_BINARY;
 use crate::proto::PeerId;
-use crate::proto::peer::encode_transport;
+use crate::proto::peer::{HEALTH_CHECK, encode_transport};
 use crate::transport::quic::{ALPN, client_config};
 
 /// The path MTU that stock clients of openZro begin with.
@@ -31,6 +31,9 @@ const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
 /// How long a message of full size may take before it counts as dropped by a relay that does not know the path yet.
 const TRY: Duration = Duration::from_millis(20);
 
+/// When nobody has answered for so long, nobody will.
+const ANSWER: Duration = Duration::from_secs(3);
+
 /// What a frame's head may be at most.
 const HEAD_MAX: usize = 4;
 
@@ -40,6 +43,36 @@ pub(super) fn config(tls: &rustls::ClientConfig) -> ClientConfig {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     client_config(Arc::new(tls), INITIAL_MTU)
         .expect("the provider has the cipher that QUIC begins with")
+}
+
+/// Which of these connections get no answer any more. QUIC's own clock is too slow for it, and its keep-alive is nothing that a
+/// measured relay should have to answer: each one says that it lives, and some datagram must come back.
+pub(super) async fn unanswered(connections: &[&Connection]) -> Vec<bool> {
+    let came = |connection: &Connection| connection.stats().udp_rx.datagrams;
+    let mut waiting: Vec<_> = connections
+        .iter()
+        .map(|connection| {
+            let before = came(connection);
+            let asked = connection.send_datagram(Bytes::from_static(&HEALTH_CHECK));
+            asked.is_ok().then_some(before)
+        })
+        .collect();
+    let mut silent: Vec<bool> = waiting.iter().map(Option::is_none).collect();
+    let mut quiet = Duration::ZERO;
+    while quiet < ANSWER && waiting.iter().any(Option::is_some) {
+        sleep(TRY).await;
+        quiet += TRY;
+        for (connection, before) in connections.iter().zip(&mut waiting) {
+            if before.is_some_and(|before| came(connection) > before) {
+                *before = None;
+                quiet = Duration::ZERO;
+            }
+        }
+    }
+    for (silent, waiting) in silent.iter_mut().zip(waiting) {
+        *silent |= waiting.is_some();
+    }
+    silent
 }
 
 type Datagrams = Pin<Box<dyn Stream<Item = Result<Bytes, ConnectionError>>>>;
@@ -100,6 +133,11 @@ impl QuicStream {
             sending: None,
             _endpoint: endpoint,
         })
+    }
+
+    /// The connection below.
+    pub(super) fn connection(&self) -> Connection {
+        self.connection.clone()
     }
 
     /// Waits until the relay has found out that the path to this authenticated peer carries messages with so much payload: by

@@ -26,8 +26,8 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     // Peers of their own: the second phase must not begin with the queues of the first.
     let stalled = phase(settings, path, settings.pairs as u64 + 1, true).await?;
     let mut report = stalled.0;
-    report.latency_unstalled = Some(before.1);
-    report.latency = Some(stalled.1);
+    report.latency_unstalled = before.1;
+    report.latency = stalled.1;
     Ok(report)
 }
 
@@ -36,7 +36,7 @@ async fn phase(
     path: &Rc<Path>,
     first: u64,
     stalled: bool,
-) -> Result<(Report, Latency), LoadError> {
+) -> Result<(Report, Option<Latency>), LoadError> {
     let shared = Shared::new();
     let common_number = 2 * (first + settings.pairs as u64) + 1;
     let connecting = Rc::clone(path);
@@ -88,6 +88,6 @@ async fn phase(
     }
     Ok((
         Report::of_traffic(settings, &measured),
-        Latency::new(&shared.take_latency()),
+        Latency::of(&shared.take_latency()),
     ))
 }

@@ -88,8 +88,8 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     // The thread may have failed by itself, and has counted what it could not do.
     let _ = stop.send(());
     let _ = attackers.join();
-    report.latency_calm = Some(calm);
-    report.latency = Some(stormy);
+    report.latency_calm = calm;
+    report.latency = stormy;
     report.storm = Some(count.read());
     Ok(report)
 }
@@ -98,7 +98,7 @@ async fn phase(
     settings: &Settings,
     path: &Rc<Path>,
     first: u64,
-) -> Result<(Report, Latency), LoadError> {
+) -> Result<(Report, Option<Latency>), LoadError> {
     let shared = Shared::new();
     let connecting = Rc::clone(path);
     let pairs = gather(settings, settings.pairs, move |number| {
@@ -125,7 +125,7 @@ async fn phase(
     let measured = measure(settings, &shared, &tallies).await?;
     Ok((
         Report::of_traffic(settings, &measured),
-        Latency::new(&shared.take_latency()),
+        Latency::of(&shared.take_latency()),
     ))
 }
 

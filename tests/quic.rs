@@ -569,6 +569,8 @@ async fn the_load_generator_speaks_quic() {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let words = String::from_utf8_lossy(&refused.stderr);
     assert!(words.contains("--connect-to"), "{words}");
+    // The cause says which names it is for.
+    assert!(words.contains(NAME), "{words}");
     let named = format!("-a={NAME}:443");
     let named = load(&["flow", &named, "--connect-to", &address, "--ca-file", &file]).await;
     assert!(named.status.success(), "{named:?}");

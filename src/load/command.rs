@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::num::ParseFloatError;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,9 @@ use super::error::LoadError;
 use super::options::{Load, Settings, Target};
 use super::tls::{self, Trust};
 use crate::auth::Secret;
+
+/// No load is longer, seconds.
+const SECONDS_MAX: f64 = 7.0 * 24.0 * 3600.0;
 
 /// The route that stock relays serve.
 const DEFAULT_ROUTE: &str = "/relay";
@@ -31,11 +33,16 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         .expect("clap takes no other");
     refuse_useless(matches, load)?;
     let text = |name| matches.get_one::<String>(name).map(String::as_str);
-    let (host, route) = parse_address("address", text("address").expect("required"))?;
+    for option in ["ca-file", "secret-file"] {
+        if text(option) == Some("") {
+            return Err(LoadError::Usage(format!("--{option} is empty")));
+        }
+    }
+    let target = text("address").expect("required");
+    let (host, route) = parse_address("address", target)?;
     let owned = matches.get_flag("i-own-this-relay");
     let elsewhere = |option| {
-        let found =
-            text(option).map(|text| resolve(option, &parse_address(option, text)?.0, owned));
+        let found = text(option).map(|text| resolve(option, &parse_place(option, text)?, owned));
         found.transpose()
     };
     let address = match elsewhere("connect-to")? {
@@ -45,6 +52,11 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
     let receivers_on = elsewhere("receivers-on")?;
     let secret = read_secret(text("secret"), text("secret-file").map(Path::new))?;
     let quic = matches.get_flag("quic");
+    if quic && without_scheme(target).contains('/') {
+        return Err(LoadError::Usage(format!(
+            "--address: a path has no effect with --quic: give {host}"
+        )));
+    }
     let trust = match (text("ca-file"), matches.get_flag("insecure")) {
         (Some(file), _) => Trust::File(Path::new(file)),
         (None, true) => Trust::Anything,
@@ -109,6 +121,7 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
             .get_one::<u32>("source-addresses")
             .expect("has a default"),
         tls,
+        ca_file: text("ca-file").is_some(),
         quic,
         progress: true,
         ..defaults
@@ -294,7 +307,7 @@ pub fn command() -> Command {
                 .long("ca-file")
                 .value_name("FILE")
                 .conflicts_with("insecure")
-                .help("Authorities in PEM that the relay's certificate must come from, in the place of those that this machine trusts"),
+                .help("Authorities in PEM that the relay's certificate must come from, in the place of those that this machine trusts (or SSL_CERT_FILE names)"),
         )
         .arg(
             Arg::new("insecure")
@@ -309,6 +322,11 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Needed for a target that is neither loopback nor private"),
         )
+        // A number below 0 is a mistake in the option's value, and not an option of its own.
+        .mut_args(|arg| {
+            let takes_value = arg.get_action().takes_values();
+            arg.allow_negative_numbers(takes_value)
+        })
 }
 
 fn seconds(name: &'static str, default: &'static str) -> Arg {
@@ -321,12 +339,29 @@ fn seconds(name: &'static str, default: &'static str) -> Arg {
 
 /// `2.5`, `2.5s`.
 fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text
-        .strip_suffix('s')
-        .unwrap_or(text)
-        .parse()
-        .map_err(|error: ParseFloatError| error.to_string())?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+    let number = text.strip_suffix('s').unwrap_or(text).parse();
+    number
+        .ok()
+        .filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| {
+            format!("give seconds, such as 2.5 or 10s, and {SECONDS_MAX} (7 days) at most")
+        })
+}
+
+fn without_scheme(text: &str) -> &str {
+    text.split_once("://").map_or(text, |(_, rest)| rest)
+}
+
+/// Takes `host:port`, and nothing more.
+fn parse_place(option: &str, text: &str) -> Result<String, LoadError> {
+    let place = without_scheme(text).split('/').next().unwrap_or_default();
+    if place != text {
+        return Err(LoadError::Usage(format!(
+            "--{option} must be host:port without a scheme or a path, {place} and not {text}"
+        )));
+    }
+    parse_address(option, text).map(|(host, _)| host)
 }
 
 /// Takes `host:port` or a `ws://` URL apart, into `host:port` and a path.
@@ -336,8 +371,12 @@ fn parse_address(option: &str, text: &str) -> Result<(String, String), LoadError
         None => text,
         Some(("ws", rest)) => rest,
         Some((scheme, rest)) => {
+            let tls = match scheme {
+                "wss" | "rels" | "https" => " --tls",
+                _ => "",
+            };
             return Err(usage(format!(
-                "--{option}: give host:port or ws://host:port/path, not {scheme}://; with TLS it is --{option} {rest} --tls"
+                "--{option}: give host:port or ws://host:port/path, not {scheme}://, so --{option} {rest}{tls}"
             )));
         }
     };

@@ -60,6 +60,21 @@ fn address_is_taken_apart() {
 }
 
 #[test]
+fn only_schemes_with_tls_are_told_to_take_tls() {
+    for (scheme, tls) in [
+        ("wss", true),
+        ("rels", true),
+        ("https", true),
+        ("rel", false),
+        ("http", false),
+    ] {
+        let text = refusal(&format!("-s x -a {scheme}://h:1"));
+        assert!(text.contains("--address h:1"), "{text}");
+        assert_eq!(text.contains("--tls"), tls, "{text}");
+    }
+}
+
+#[test]
 fn public_target_needs_the_flag() {
     let text = refusal("-a 192.0.2.1:443 -s x");
     assert!(text.contains("--i-own-this-relay"), "{text}");
@@ -112,6 +127,21 @@ fn mistakes_name_their_option() {
         ("idle --handshakes", "only on fair"),
         ("--connect-to 1.1.1.1:443", "--i-own-this-relay"),
         ("--connect-to nonsense", "--connect-to must be host:port"),
+        (
+            "--connect-to ws://127.0.0.1:1",
+            "--connect-to must be host:port",
+        ),
+        (
+            "--receivers-on 127.0.0.1:1/x",
+            "--receivers-on must be host:port",
+        ),
+        (
+            "--quic --insecure -a 127.0.0.1:9/x",
+            "a path has no effect with --quic",
+        ),
+        ("--tls --ca-file=", "--ca-file is empty"),
+        ("-r -5", "only on paced"),
+        ("paced -r -5", "--rate must be"),
         ("--duration 0", "--duration"),
         ("--source-addresses 255", "--source-addresses"),
         ("--quic --insecure --size 1340", "--size"),
@@ -141,8 +171,23 @@ fn mistakes_name_their_option() {
 fn seconds_may_be_broken_and_carry_their_unit() {
     assert_eq!(parse_seconds("0.5"), Ok(Duration::from_millis(500)));
     assert_eq!(parse_seconds("3s"), Ok(Duration::from_secs(3)));
-    assert!(parse_seconds("-1").is_err());
-    assert!(parse_seconds("soon").is_err());
+    for bad in ["-1", "soon", "", "inf", "nan", "1e300", "604801"] {
+        let text = parse_seconds(bad).unwrap_err();
+        assert!(text.contains("2.5 or 10s"), "{bad}: {text}");
+    }
+}
+
+#[test]
+fn numbers_below_0_are_mistakes_of_the_option_that_has_them() {
+    for (words, option) in [
+        (["-d", "-1"], "--duration"),
+        (["-p", "-1"], "--pairs"),
+        (["--warmup", "-1"], "--warmup"),
+    ] {
+        let line = ["load", "-a", ":9", "-s", "x"].into_iter().chain(words);
+        let error = command().try_get_matches_from(line).unwrap_err();
+        assert!(error.to_string().contains(option), "{error}");
+    }
 }
 
 #[test]

@@ -13,8 +13,32 @@ pub enum LoadError {
     #[error("{0}")]
     Usage(String),
     /// The certificate that the relay shows is not taken.
-    #[error("{0}, or take whatever comes with --insecure")]
-    Certificate(&'static str),
+    #[error("{why}, or take whatever comes with --insecure")]
+    Certificate {
+        /// What is wrong with it, and what can be done.
+        why: &'static str,
+        /// What TLS said.
+        #[source]
+        source: io::Error,
+    },
+    /// The other side of a TLS handshake does not speak TLS.
+    #[error("this port does not speak TLS: leave out --tls")]
+    NotTls {
+        /// What TLS said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing came back from where QUIC was expected.
+    #[error(
+        "no answer to the QUIC handshake from {address} within {seconds} s: does the relay have TLS and QUIC, and is the UDP port \
+         of this number open on the way to it?"
+    )]
+    QuicSilent {
+        /// Where the handshake was sent.
+        address: SocketAddr,
+        /// How long an answer was waited for, in seconds.
+        seconds: u64,
+    },
     /// The system lets this process hold no more sockets.
     #[error(
         "too many open files: raise the limit with `ulimit -n` (this load needs about {needed})"

@@ -155,6 +155,8 @@ pub struct Settings {
     pub source_addresses: u32,
     /// TLS, as this says; none: plain TCP.
     pub tls: Option<Arc<ClientConfig>>,
+    /// Whether `tls` trusts the authorities of a file that was named: an error says so.
+    pub ca_file: bool,
     /// QUIC in the place of TCP, with the same trust.
     pub quic: bool,
     /// Whether a progress line may be written to stderr.
@@ -183,6 +185,7 @@ impl Settings {
             pids: Vec::new(),
             source_addresses: 0,
             tls: None,
+            ca_file: false,
             quic: false,
             progress: false,
         }
@@ -244,7 +247,9 @@ impl Settings {
             ),
         );
         refuse(
-            write <= WRITE_MAX && write.saturating_mul(self.pairs) > WRITES_MAX,
+            write <= WRITE_MAX
+                && self.pairs <= COUNT_MAX
+                && write.saturating_mul(self.pairs) > WRITES_MAX,
             format!(
                 "--pairs times --batch times --size must be {WRITES_MAX} bytes (1 GiB) at most: each pair has its messages ready"
             ),

@@ -14,11 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::LoadError;
 use super::options::{Load, Settings, Target};
-use super::peer::{Peer, connect, secured, within};
+use super::peer::{Peer, connect, secured};
 use super::quic::{self, QuicStream};
 use super::tls::{self, Stream};
 use crate::auth::mint;
@@ -30,6 +30,8 @@ const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
 /// Files that are open beside the connections, at the least, and as is recommended.
 const OWN_FILES: u64 = 12;
 const SPARE_FILES: u64 = 64;
+/// How long a relay may take for the handshake of QUIC, in which a closed port says nothing.
+const QUIC_SECONDS: u64 = 10;
 /// How long a proxy may take to pass a new connection on.
 const PASS_SECONDS: u64 = 10;
 
@@ -46,6 +48,7 @@ pub(super) struct Ends {
 #[derive(Debug)]
 pub(super) struct Path {
     tls: Option<Arc<ClientConfig>>,
+    ca_file: bool,
     /// QUIC in the place of TCP.
     quic: Option<quinn::ClientConfig>,
     /// Over QUIC, what a message carries that must pass before a pair is ready.
@@ -122,6 +125,7 @@ impl Path {
                 .map(quic::config),
             settle: settings.size,
             tls: settings.tls.clone(),
+            ca_file: settings.ca_file,
             needed_files,
             passed,
         })
@@ -183,12 +187,17 @@ impl Path {
         };
         if let Some(config) = &self.quic {
             let address = elsewhere.unwrap_or(*address);
-            let stream = within("waiting for the QUIC handshake", async {
-                QuicStream::connect(config.clone(), address, self.source(), host)
-                    .await
-                    .map_err(tls::handshake_failed("doing the QUIC handshake"))
-            })
-            .await?;
+            let connecting = QuicStream::connect(config.clone(), address, self.source(), host);
+            let stream = timeout(Duration::from_secs(QUIC_SECONDS), connecting)
+                .await
+                .map_err(|_| LoadError::QuicSilent {
+                    address,
+                    seconds: QUIC_SECONDS,
+                })?
+                .map_err(tls::handshake_failed(
+                    "doing the QUIC handshake",
+                    self.ca_file,
+                ))?;
             return Peer::join_quic(stream, &self.id(number), &self.token, settle).await;
         }
         let stream = connect(
@@ -197,7 +206,7 @@ impl Path {
             self.needed_files,
         )
         .await?;
-        let stream = secured(stream, self.tls.as_ref(), host).await?;
+        let stream = secured(stream, self.tls.as_ref(), self.ca_file, host).await?;
         Peer::join(stream, host, route, &self.id(number), &self.token).await
     }
 
@@ -212,7 +221,7 @@ impl Path {
                 doing: "writing to the proxy",
                 source,
             })?;
-        match tokio::time::timeout(Duration::from_secs(PASS_SECONDS), told).await {
+        match timeout(Duration::from_secs(PASS_SECONDS), told).await {
             Ok(Ok(other)) => Ok(Ends {
                 sender: Peer::bare(Stream::Plain(stream)),
                 receiver: Peer::bare(Stream::Plain(other)),

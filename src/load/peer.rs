@@ -352,6 +352,7 @@ impl Peer {
 pub(super) async fn secured(
     tcp: TcpStream,
     tls: Option<&Arc<ClientConfig>>,
+    ca_file: bool,
     host: &str,
 ) -> Result<Stream, LoadError> {
     match tls {
@@ -360,7 +361,7 @@ pub(super) async fn secured(
             within("waiting for the TLS handshake", async {
                 Stream::tls(tcp, config, host)
                     .await
-                    .map_err(tls::handshake_failed("doing the TLS handshake"))
+                    .map_err(tls::handshake_failed("doing the TLS handshake", ca_file))
             })
             .await
         }

@@ -1,5 +1,6 @@
 //! The load's side of TLS: what it trusts, and a stream that is plain, or TLS, or QUIC.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, RootCertStore, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -62,35 +64,71 @@ fn system_roots() -> Result<RootCertStore, LoadError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
-    if !roots.is_empty() {
-        return Ok(roots);
-    }
-    let errors: Vec<_> = found
+    let mut errors: Vec<_> = found
         .errors
         .iter()
         .map(|error| format!(" ({error})"))
         .collect();
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let (file, directory) = (set("SSL_CERT_FILE"), set("SSL_CERT_DIR"));
+    // What a directory holds must not hide that a file holds nothing.
+    if errors.is_empty() && file.as_ref().is_some_and(|file| !holds_certificates(file)) {
+        errors.push(" (SSL_CERT_FILE: there is no certificate in it)".to_owned());
+    }
+    // Whoever sets a variable means what it names, and not what is found beside it.
+    if (file.is_some() || directory.is_some()) && (roots.is_empty() || !errors.is_empty()) {
+        let named: Vec<_> = [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", directory)]
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", value?.display())))
+            .collect();
+        return Err(LoadError::Usage(format!(
+            "cannot read the authorities that {} should name{}: mend or unset the variable, or say whom to trust with --ca-file",
+            named.join(" and "),
+            errors.concat()
+        )));
+    }
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
     Err(LoadError::Usage(format!(
         "this machine trusts no authorities{}: say whom to trust with --ca-file, or take whatever certificate comes with --insecure",
         errors.concat()
     )))
 }
 
+fn holds_certificates(file: &OsStr) -> bool {
+    CertificateDer::pem_file_iter(file).is_ok_and(|mut found| found.any(|one| one.is_ok()))
+}
+
 /// What a failed handshake is called. A self-made certificate that is its own authority is what newcomers meet first.
-pub(super) fn handshake_failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
+/// `ca_file`: only the authorities of a file are trusted.
+pub(super) fn handshake_failed(
+    doing: &'static str,
+    ca_file: bool,
+) -> impl FnOnce(io::Error) -> LoadError {
     move |source| {
         let text = source.to_string();
         let why = if text.contains("CaUsedAsEndEntity") {
             "the relay shows a certificate that is itself an authority, which this client does not take; make it with \
              `-addext basicConstraints=critical,CA:FALSE`"
-        } else if text.contains("UnknownIssuer") || text.contains("BadSignature") {
-            "the relay's certificate is of an authority that is not trusted here: name that with --ca-file"
-        } else if text.contains("not valid for name") {
-            "the relay's certificate is for another name: give --address that name, and --connect-to where the relay is"
+        } else if ["UnknownIssuer", "BadSignature", "ForPublicKeyContext"]
+            .iter()
+            .any(|cause| text.contains(cause))
+        {
+            if ca_file {
+                "the relay's certificate does not come from those in the file of --ca-file: put its authority there"
+            } else {
+                "the relay's certificate is of an authority that is not trusted here: name that with --ca-file"
+            }
+        } else if text.contains("not valid for") {
+            "the relay's certificate is for another name: give --address a name of its subjectAltName (which it must have: its CN \
+             is not looked at), and --connect-to where the relay is"
+        } else if text.contains("corrupt message") {
+            return LoadError::NotTls { source };
         } else {
             return closed_or(doing)(source);
         };
-        LoadError::Certificate(why)
+        LoadError::Certificate { why, source }
     }
 }
 

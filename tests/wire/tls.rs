@@ -343,12 +343,21 @@ async fn the_load_generator_trusts_what_it_is_told_to() {
         assert!(trusted.status.success(), "{trusted:?}");
     }
     for (trust, system) in [(vec!["--ca-file", foreign], own), (vec![], foreign)] {
+        let trust_is_a_file = !trust.is_empty();
         let refused = load(trust, system).await;
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
         let words = String::from_utf8_lossy(&refused.stderr);
-        assert!(words.contains("--ca-file"), "{words}");
+        let advice = if trust_is_a_file {
+            "in the file of --ca-file"
+        } else {
+            "name that with --ca-file"
+        };
+        assert!(words.contains(advice), "{words}");
     }
-    assert_eq!(load(vec![], "/nowhere").await.status.code(), Some(2));
+    let unreadable = load(vec![], "/nowhere").await;
+    assert_eq!(unreadable.status.code(), Some(2));
+    let words = String::from_utf8_lossy(&unreadable.stderr);
+    assert!(words.contains("SSL_CERT_FILE=/nowhere"), "{words}");
     assert!(relay.conserved().await.1 > 100);
 }
 

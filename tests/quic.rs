@@ -621,6 +621,34 @@ async fn the_load_generator_notices_that_a_relay_answers_no_more() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_generator_ends_early_when_it_is_interrupted() {
+    let relay = QuicRelay::with("load-interrupt", |relay| relay.validator(AllowAll));
+    let mut load = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .args([
+            "load",
+            "idle",
+            "--peers=1",
+            "-s",
+            "x",
+            "--quic",
+            "--insecure",
+        ])
+        .args(["-a", &relay.addr.to_string(), "--duration=100000"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while relay.relay.relay.peers().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let pid = load.id().unwrap().to_string();
+    let kill = tokio::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(kill.await.unwrap().success());
+    assert_eq!(load.wait().await.unwrap().code(), Some(130));
+}
+
 #[tokio::test]
 async fn the_probe_says_whether_quic_gets_through_and_warns_once() {
     let clock = FrozenClock::freeze();

@@ -28,7 +28,9 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let first = next.get();
     let before = (meter.relay()?, meter.own()?);
     let start = Instant::now();
+    path.interrupt().measuring(true);
     work(settings, path, &next, settings.duration, "churn").await?;
+    path.interrupt().measuring(false);
     let time = start.elapsed();
     sleep(SETTLE).await;
     let after = (meter.relay()?, meter.own()?);
@@ -70,7 +72,7 @@ async fn work(
                     (peer, None) => peer.leave().await?,
                     (peer, Some(other)) => drop((peer, other)),
                 }
-                if Instant::now() >= until {
+                if Instant::now() >= until || path.interrupt().is_cut() {
                     return Ok::<(), LoadError>(());
                 }
             }

@@ -123,6 +123,7 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
         tls,
         ca_file: text("ca-file").is_some(),
         quic,
+        interrupt: true,
         progress: true,
         ..defaults
     };

@@ -22,6 +22,7 @@ fn defaults_are_those_of_the_command_line() {
         format!(
             "{:?}",
             Settings {
+                interrupt: true,
                 progress: true,
                 ..default
             }

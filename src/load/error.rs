@@ -132,6 +132,9 @@ pub enum LoadError {
         /// The process.
         pid: u32,
     },
+    /// Ctrl-C, before there was anything to report.
+    #[error("interrupted before anything was measured")]
+    Interrupted,
     /// Anything else the system refused.
     #[error("failed while {doing}")]
     Io {

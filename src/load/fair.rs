@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error::LoadError;
 use super::frame::Batch;
+use super::interrupt::Interrupt;
 use super::measure::{Meter, jain};
 use super::options::Settings;
 use super::path::{Path, gather};
@@ -140,16 +141,43 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
 
     let meter = Meter::new(&settings.pids)?;
     let mut progress = Progress::new(settings.progress);
-    watch(settings, &run, settings.warmup, "warm-up", &mut progress).await?;
+    let interrupt = path.interrupt();
+    watch(
+        settings,
+        &run,
+        interrupt,
+        settings.warmup,
+        "warm-up",
+        &mut progress,
+    )
+    .await?;
     run.recording.set(true);
     let start = Instant::now();
     let before = (meter.relay()?, meter.own()?);
-    watch(settings, &run, settings.duration, "fair", &mut progress).await?;
+    interrupt.measuring(true);
+    watch(
+        settings,
+        &run,
+        interrupt,
+        settings.duration,
+        "fair",
+        &mut progress,
+    )
+    .await?;
+    interrupt.measuring(false);
     let after = (meter.relay()?, meter.own()?);
     let time = start.elapsed();
     let in_time = run.total(|sender| sender.delivered.get() + sender.handshakes_delivered.get());
     run.stopped.set(true);
-    watch(settings, &run, DRAIN, "drain", &mut progress).await?;
+    watch(
+        settings,
+        &run,
+        &Interrupt::default(),
+        DRAIN,
+        "drain",
+        &mut progress,
+    )
+    .await?;
 
     let fairness = run.fairness(settings);
     let sent = fairness.flood_sent + fairness.modest_sent;
@@ -177,6 +205,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
 async fn watch(
     settings: &Settings,
     run: &Run,
+    interrupt: &Interrupt,
     time: Duration,
     what: &str,
     progress: &mut Progress,
@@ -184,7 +213,7 @@ async fn watch(
     let start = Instant::now();
     while let Some(rest) = time
         .checked_sub(start.elapsed())
-        .filter(|rest| !rest.is_zero())
+        .filter(|rest| !rest.is_zero() && !interrupt.is_cut())
     {
         sleep(rest.min(TICK)).await;
         run.can_go_on(settings)?;

@@ -51,7 +51,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
             tally
         })
         .collect();
-    let measured = measure(settings, &shared, &tallies).await?;
+    let measured = measure(settings, path.interrupt(), &shared, &tallies).await?;
     let mut report = Report::of_traffic(settings, &measured);
     if timed {
         report.latency = Latency::of(&shared.take_latency());

@@ -82,11 +82,12 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     sleep(settings.warmup.max(SETTLE)).await;
     let settled = meter.relay()?;
     let quiet = Instant::now();
+    path.interrupt().measuring(true);
     let mut progress = Progress::new(settings.progress);
     while let Some(rest) = settings
         .duration
         .checked_sub(quiet.elapsed())
-        .filter(|rest| !rest.is_zero())
+        .filter(|rest| !rest.is_zero() && !path.interrupt().is_cut())
     {
         sleep(rest.min(TICK)).await;
         some_are_left(settings, crowd.ended.get())?;
@@ -100,6 +101,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
             )
         });
     }
+    path.interrupt().measuring(false);
     let quiet = quiet.elapsed();
     let after = meter.relay()?;
     let open: Vec<_> = quic

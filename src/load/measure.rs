@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::engine::{Shared, Tally};
 use super::error::LoadError;
+use super::interrupt::Interrupt;
 use super::options::Settings;
 use super::process::{Account, Process};
 use super::progress::Progress;
@@ -85,12 +86,14 @@ impl Meter {
 /// Lets the pairs run and measures them. Latencies are recorded in `shared` during the measured time alone.
 pub(super) async fn measure(
     settings: &Settings,
+    interrupt: &Interrupt,
     shared: &Shared,
     tallies: &[Rc<Tally>],
 ) -> Result<Measured, LoadError> {
     let meter = Meter::new(&settings.pids)?;
     let mut watch = Watch {
         tallies,
+        interrupt,
         seen: vec![(0, 0); tallies.len()],
         progress: Progress::new(settings.progress),
     };
@@ -102,9 +105,11 @@ pub(super) async fn measure(
     let sum = |value: fn(&Tally) -> u64| tallies.iter().map(|tally| value(tally)).sum::<u64>();
     let (bytes, sent) = (sum(Tally::payload_bytes), sum(Tally::sent));
     let before = (meter.relay()?, meter.own()?);
+    interrupt.measuring(true);
     watch
         .run(settings.duration, settings.load.name(), settings)
         .await?;
+    interrupt.measuring(false);
     let after = (meter.relay()?, meter.own()?);
     let time = start.elapsed();
     let shares: Vec<u64> = tallies
@@ -166,6 +171,7 @@ async fn call_the_roll(tallies: &[Rc<Tally>]) {
 /// Looks after the pairs while they run.
 struct Watch<'a> {
     tallies: &'a [Rc<Tally>],
+    interrupt: &'a Interrupt,
     /// For each pair: messages received at the last tick, and ticks without a change.
     seen: Vec<(u64, u32)>,
     progress: Progress,
@@ -182,7 +188,7 @@ impl Watch<'_> {
         let first = self.received();
         while let Some(rest) = time
             .checked_sub(start.elapsed())
-            .filter(|rest| !rest.is_zero())
+            .filter(|rest| !rest.is_zero() && !self.interrupt.is_cut())
         {
             sleep(rest.min(TICK)).await;
             self.free_the_stuck();

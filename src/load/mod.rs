@@ -16,6 +16,7 @@ mod fair;
 mod flow;
 mod frame;
 mod idle;
+mod interrupt;
 mod measure;
 mod options;
 mod path;
@@ -52,20 +53,34 @@ use path::Path;
 
 /// The exit code of a mistake in the options.
 const USAGE: u8 = 2;
+/// That of a load which was cut short by Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Runs `trunkline load` as the command line asks, prints its report on stdout, and says what went wrong on stderr. Exit code 2
-/// is a mistake in the options, 1 a load that failed.
+/// is a mistake in the options, 1 a load that failed, 130 one that was interrupted.
 pub fn run(matches: &ArgMatches) -> ExitCode {
     let outcome = command::settings(matches).and_then(|settings| execute(&settings));
     match outcome {
-        Ok(report) if matches.get_flag("json") => println!("{}", report.to_json()),
-        Ok(report) => print!("{report}"),
+        Ok(report) => {
+            if matches.get_flag("json") {
+                println!("{}", report.to_json());
+            } else {
+                print!("{report}");
+            }
+            if report.cut_short {
+                return ExitCode::from(INTERRUPTED);
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("trunkline load: {}", chain(&error));
-            return ExitCode::from(if error.is_usage() { USAGE } else { 1 });
+            ExitCode::from(match error {
+                LoadError::Usage(_) => USAGE,
+                LoadError::Interrupted => INTERRUPTED,
+                _ => 1,
+            })
         }
     }
-    ExitCode::SUCCESS
 }
 
 /// Runs one load to its end, on a thread-local runtime of its own: it blocks, and must not be called from within another
@@ -82,14 +97,22 @@ pub fn execute(settings: &Settings) -> Result<Report, LoadError> {
         })?;
     LocalSet::new().block_on(&runtime, async {
         let path = Rc::new(Path::open(settings).await?);
-        match settings.load {
-            Load::Flow | Load::Flood | Load::Paced => flow::run(settings, &path).await,
-            Load::Idle => idle::run(settings, &path).await,
-            Load::Churn => churn::run(settings, &path).await,
-            Load::Stall => stall::run(settings, &path).await,
-            Load::Storm => storm::run(settings, &path).await,
-            Load::Fair => fair::run(settings, &path).await,
-        }
+        let load = async {
+            match settings.load {
+                Load::Flow | Load::Flood | Load::Paced => flow::run(settings, &path).await,
+                Load::Idle => idle::run(settings, &path).await,
+                Load::Churn => churn::run(settings, &path).await,
+                Load::Stall => stall::run(settings, &path).await,
+                Load::Storm => storm::run(settings, &path).await,
+                Load::Fair => fair::run(settings, &path).await,
+            }
+        };
+        let mut report = tokio::select! {
+            report = load => report?,
+            error = path.interrupt().wait(), if settings.interrupt => return Err(error),
+        };
+        report.cut_short = path.interrupt().is_cut();
+        Ok(report)
     })
 }
 

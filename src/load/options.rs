@@ -159,6 +159,8 @@ pub struct Settings {
     pub ca_file: bool,
     /// QUIC in the place of TCP, with the same trust.
     pub quic: bool,
+    /// Whether Ctrl-C ends the measured time early, and what was measured until then is reported.
+    pub interrupt: bool,
     /// Whether a progress line may be written to stderr.
     pub progress: bool,
 }
@@ -187,6 +189,7 @@ impl Settings {
             tls: None,
             ca_file: false,
             quic: false,
+            interrupt: false,
             progress: false,
         }
     }

@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::LoadError;
+use super::interrupt::Interrupt;
 use super::options::{Load, Settings, Target};
 use super::peer::{Peer, connect, secured};
 use super::quic::{self, QuicStream};
@@ -62,6 +63,7 @@ pub(super) struct Path {
     next_source: Cell<u32>,
     needed_files: u64,
     passed: Option<Passed>,
+    interrupt: Interrupt,
 }
 
 /// Connections that a proxy has passed on, by the tag that their other end has written first.
@@ -128,7 +130,13 @@ impl Path {
             ca_file: settings.ca_file,
             needed_files,
             passed,
+            interrupt: Interrupt::default(),
         })
+    }
+
+    /// Whether the load is to end early.
+    pub(super) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// The ID of peer `number` of this run.

@@ -199,6 +199,9 @@ pub struct Report {
     /// This process's CPU time per connection, microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_cpu_us_per_connect: Option<f64>,
+    /// Whether Ctrl-C ended the measured time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut_short: bool,
     /// What makes a figure doubtful.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -23,6 +23,7 @@ const SMALL_BUFFER: usize = 64 * 1024;
 /// Runs the load: the measured time is spent twice, once with all reading, once with the common receiver stalled.
 pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, LoadError> {
     let before = phase(settings, path, 0, false).await?;
+    path.interrupt().none_yet()?;
     // Peers of their own: the second phase must not begin with the queues of the first.
     let stalled = phase(settings, path, settings.pairs as u64 + 1, true).await?;
     let mut report = stalled.0;
@@ -82,7 +83,7 @@ async fn phase(
             tally
         })
         .collect();
-    let measured = measure(settings, &shared, &tallies).await?;
+    let measured = measure(settings, path.interrupt(), &shared, &tallies).await?;
     if let Some(reading) = reading {
         reading.abort();
     }

@@ -81,6 +81,7 @@ impl Count {
 /// Runs the load: the measured time is spent twice, once in calm, once in the storm of `--peers` handshakes.
 pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, LoadError> {
     let (_, calm) = phase(settings, path, 0).await?;
+    path.interrupt().none_yet()?;
     let count = Arc::<Count>::default();
     let (stop, stopped) = oneshot::channel();
     let attackers = attack(settings, Arc::clone(&count), stopped)?;
@@ -122,7 +123,7 @@ async fn phase(
         tasks.spawn_local(task);
         tallies.push(tally);
     }
-    let measured = measure(settings, &shared, &tallies).await?;
+    let measured = measure(settings, path.interrupt(), &shared, &tallies).await?;
     Ok((
         Report::of_traffic(settings, &measured),
         Latency::of(&shared.take_latency()),

@@ -149,6 +149,11 @@ impl Report {
             "own CPU a connect",
             fine(self.own_cpu_us_per_connect, " us"),
         );
+        row(
+            "cut short",
+            self.cut_short
+                .then(|| "by Ctrl-C, and measured until then".to_owned()),
+        );
         for note in &self.notes {
             row("note", Some(note.clone()));
         }

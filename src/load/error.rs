@@ -96,7 +96,7 @@ pub enum LoadError {
         seconds: u64,
     },
     /// Every pair or peer lost its connection before the load was over.
-    #[error("all connections ended during the load: {which}")]
+    #[error("every pair or peer lost a connection during the load: {which}")]
     AllEnded {
         /// How many, and where to.
         which: String,

@@ -61,35 +61,26 @@ pub(super) fn config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, LoadError> {
 }
 
 fn system_roots() -> Result<RootCertStore, LoadError> {
+    // What is found elsewhere must not hide that the file which somebody has named is of no use.
+    let file = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    if let Some(file) = file.filter(|file| !holds_certificates(file)) {
+        return Err(LoadError::Usage(format!(
+            "SSL_CERT_FILE: {} cannot be read, or there is no certificate in it: mend or unset the variable, or say whom to trust \
+             with --ca-file",
+            file.display()
+        )));
+    }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
-    let mut errors: Vec<_> = found
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    let errors: Vec<_> = found
         .errors
         .iter()
         .map(|error| format!(" ({error})"))
         .collect();
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let (file, directory) = (set("SSL_CERT_FILE"), set("SSL_CERT_DIR"));
-    // What a directory holds must not hide that a file holds nothing.
-    if errors.is_empty() && file.as_ref().is_some_and(|file| !holds_certificates(file)) {
-        errors.push(" (SSL_CERT_FILE: there is no certificate in it)".to_owned());
-    }
-    // Whoever sets a variable means what it names, and not what is found beside it.
-    if (file.is_some() || directory.is_some()) && (roots.is_empty() || !errors.is_empty()) {
-        let named: Vec<_> = [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", directory)]
-            .into_iter()
-            .filter_map(|(name, value)| Some(format!("{name}={}", value?.display())))
-            .collect();
-        return Err(LoadError::Usage(format!(
-            "cannot read the authorities that {} should name{}: mend or unset the variable, or say whom to trust with --ca-file",
-            named.join(" and "),
-            errors.concat()
-        )));
-    }
-    if !roots.is_empty() {
-        return Ok(roots);
-    }
     Err(LoadError::Usage(format!(
         "this machine trusts no authorities{}: say whom to trust with --ca-file, or take whatever certificate comes with --insecure",
         errors.concat()

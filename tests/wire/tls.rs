@@ -357,7 +357,7 @@ async fn the_load_generator_trusts_what_it_is_told_to() {
     let unreadable = load(vec![], "/nowhere").await;
     assert_eq!(unreadable.status.code(), Some(2));
     let words = String::from_utf8_lossy(&unreadable.stderr);
-    assert!(words.contains("SSL_CERT_FILE=/nowhere"), "{words}");
+    assert!(words.contains("SSL_CERT_FILE: /nowhere"), "{words}");
     assert!(relay.conserved().await.1 > 100);
 }
 

@@ -53,7 +53,7 @@ impl Asker {
         self.hop
     }
 
-    /// What it has taken, for good to be changed.
+    /// What it has taken so far; made if that is nothing yet.
     pub(super) fn taken(&mut self) -> &Arc<Taken> {
         self.taken.get_or_insert_default()
     }

@@ -2,13 +2,14 @@
 //!
 //! What each wrong value is told is tested beside the code; here it is that the process does what the texts say.
 
+mod support;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    thread,
-    time::Duration,
 };
+
+use support::{Pair, fresh_dir, until};
 
 /// The binary with an empty environment, so that nobody's variables get in.
 fn trunkline(args: &[&str]) -> Command {
@@ -25,14 +26,6 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("the binary prints UTF-8")
-}
-
-/// A directory of the test's own below cargo's.
-fn fresh_dir(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _absent = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).expect("cargo's directory can be written");
-    dir
 }
 
 /// A relay that is killed when the test ends, however it ends.
@@ -131,8 +124,8 @@ fn a_secret_is_never_printed() {
     assert!(!text(&output.stderr).contains("hunter2"));
 }
 
-#[test]
-fn a_log_file_holds_one_json_object_a_line() {
+#[tokio::test]
+async fn a_log_file_holds_one_json_object_a_line() {
     let dir = fresh_dir("config-json-log");
     let secrets = dir.join("secrets");
     fs::write(&secrets, "hunter2\nhunter1\n").expect("cargo's directory can be written");
@@ -153,13 +146,12 @@ fn a_log_file_holds_one_json_object_a_line() {
         .expect("the binary runs");
     let _running = Running(child);
     // Another process writes it: there is nothing to wait on but the file.
-    let lines = (0..200).find_map(|_| {
-        thread::sleep(Duration::from_millis(50));
-        fs::read_to_string(&log)
-            .ok()
-            .filter(|text| text.ends_with('\n'))
-    });
-    let lines = lines.expect("a line within ten seconds");
+    let mut lines = String::new();
+    until("there is a line", || {
+        lines = fs::read_to_string(&log).unwrap_or_default();
+        lines.ends_with('\n')
+    })
+    .await;
     assert!(!lines.contains("hunter"));
     for line in lines.lines() {
         let object: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
@@ -232,15 +224,11 @@ fn few_open_files_leave_room_for_the_relays_own() {
 #[cfg(unix)]
 #[test]
 fn a_certificate_for_another_host_than_the_exposed_one_is_told() {
-    let dir = fresh_dir("certificate-host");
-    let made = rcgen::generate_simple_self_signed(["relay.example.com".to_owned()]).unwrap();
-    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    fs::write(&certificate, made.cert.pem()).unwrap();
-    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let pair = Pair::write(&fresh_dir("certificate-host"), ["relay.example.com"]);
     let tls = format!(
         "--quic=false -c '{}' -k '{}'",
-        certificate.display(),
-        key.display()
+        pair.files.certificate.display(),
+        pair.files.key.display()
     );
     let lines = start("true", &format!("{tls} -e rels://relay.example.com:443"));
     assert!(warnings(&lines).is_empty(), "{lines:?}");

@@ -585,23 +585,21 @@ async fn the_load_generator_speaks_quic() {
     assert!(relay.conserved().await.1 > 100);
 }
 
+/// A load of one peer, for so many seconds.
+fn idle_load(address: &str, seconds: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.args(["load", "idle", "--peers=1", "-s", "x"]);
+    command.args(["--quic", "--insecure", "-a", address, "--duration", seconds]);
+    command
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_generator_notices_that_a_relay_answers_no_more() {
     let relay = QuicRelay::with("load-cut", |relay| relay.validator(AllowAll));
     let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = near.local_addr().unwrap().to_string();
     let tunnel = tunnel_from(near, relay.addr).await;
-    let load = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"))
-        .args([
-            "load",
-            "idle",
-            "--peers=1",
-            "-s",
-            "x",
-            "--quic",
-            "--insecure",
-        ])
-        .args(["-a", &address, "--duration=1"])
+    let load = idle_load(&address, "1")
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -624,17 +622,7 @@ async fn the_load_generator_notices_that_a_relay_answers_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_generator_ends_early_when_it_is_interrupted() {
     let relay = QuicRelay::with("load-interrupt", |relay| relay.validator(AllowAll));
-    let mut load = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"))
-        .args([
-            "load",
-            "idle",
-            "--peers=1",
-            "-s",
-            "x",
-            "--quic",
-            "--insecure",
-        ])
-        .args(["-a", &relay.addr.to_string(), "--duration=100000"])
+    let mut load = idle_load(&relay.addr.to_string(), "100000")
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();

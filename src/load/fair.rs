@@ -211,10 +211,7 @@ async fn watch(
     progress: &mut Progress,
 ) -> Result<(), LoadError> {
     let start = Instant::now();
-    while let Some(rest) = time
-        .checked_sub(start.elapsed())
-        .filter(|rest| !rest.is_zero() && !interrupt.is_cut())
-    {
+    while let Some(rest) = interrupt.left(start, time) {
         sleep(rest.min(TICK)).await;
         run.can_go_on(settings)?;
         let count = run.total(|sender| sender.delivered.get());

@@ -84,11 +84,7 @@ pub(super) async fn run(settings: &Settings, path: &Rc<Path>) -> Result<Report, 
     let quiet = Instant::now();
     path.interrupt().measuring(true);
     let mut progress = Progress::new(settings.progress);
-    while let Some(rest) = settings
-        .duration
-        .checked_sub(quiet.elapsed())
-        .filter(|rest| !rest.is_zero() && !path.interrupt().is_cut())
-    {
+    while let Some(rest) = path.interrupt().left(quiet, settings.duration) {
         sleep(rest.min(TICK)).await;
         some_are_left(settings, crowd.ended.get())?;
         progress.show(|| {

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::ctrl_c;
+use tokio::time::Instant;
 
 use super::error::LoadError;
 
@@ -23,6 +25,12 @@ impl Interrupt {
     /// Whether the measured time is to end now.
     pub(super) fn is_cut(&self) -> bool {
         self.cut.get()
+    }
+
+    /// What is left of a time that began at `start`; none when it is over or cut short.
+    pub(super) fn left(&self, start: Instant, time: Duration) -> Option<Duration> {
+        let left = time.checked_sub(start.elapsed())?;
+        (!left.is_zero() && !self.is_cut()).then_some(left)
     }
 
     /// An error for a load of which the part that was cut short is not the last one.

@@ -186,10 +186,7 @@ impl Watch<'_> {
     ) -> Result<(), LoadError> {
         let start = Instant::now();
         let first = self.received();
-        while let Some(rest) = time
-            .checked_sub(start.elapsed())
-            .filter(|rest| !rest.is_zero() && !self.interrupt.is_cut())
-        {
+        while let Some(rest) = self.interrupt.left(start, time) {
             sleep(rest.min(TICK)).await;
             self.free_the_stuck();
             self.some_are_left(settings)?;

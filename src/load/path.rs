@@ -24,6 +24,7 @@ use super::quic::{self, QuicStream};
 use super::tls::{self, Stream};
 use crate::auth::mint;
 use crate::proto::PeerId;
+use crate::telemetry::process::open_files_limit;
 use crate::time::Clock;
 
 /// How long tokens stay valid: longer than any load runs.
@@ -267,17 +268,6 @@ fn connections(settings: &Settings) -> u64 {
         Target::Proxy { .. } => 2,
     };
     connections as u64 * each
-}
-
-#[cfg(unix)]
-fn open_files_limit() -> Option<u64> {
-    use rustix::process::{Resource, getrlimit};
-    getrlimit(Resource::Nofile).current
-}
-
-#[cfg(not(unix))]
-fn open_files_limit() -> Option<u64> {
-    None
 }
 
 impl Passed {

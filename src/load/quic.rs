@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
 use super::frame::OPCODE_BINARY;
+use super::tls::server_name;
 use crate::proto::PeerId;
 use crate::proto::peer::{HEALTH_CHECK, encode_transport};
 use crate::transport::quic::{ALPN, client_config};
@@ -118,9 +119,8 @@ impl QuicStream {
         options.set_send_buffer_size(SOCKET_BUFFER)?;
         let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let connection = endpoint
-            .connect_with(config, address, name.trim_matches(['[', ']']))
+            .connect_with(config, address, server_name(host))
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?
             .await?;
         let datagrams = stream::unfold(connection.clone(), async |connection| {

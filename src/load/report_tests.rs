@@ -25,6 +25,15 @@ fn percentiles_are_in_microseconds() {
     }
 }
 
+fn assert_rows(table: &str, rows: &[&str]) {
+    for row in rows {
+        assert!(
+            table.lines().any(|found| found == *row),
+            "{row} is not in\n{table}"
+        );
+    }
+}
+
 #[test]
 fn table_has_a_row_for_what_is_known_only() {
     let report = Report {
@@ -39,18 +48,16 @@ fn table_has_a_row_for_what_is_known_only() {
         ..Report::default()
     };
     let table = report.to_string();
-    for line in [
-        "load                    flow on 127.0.0.1:80, 4.0 s",
-        "messages                1 234 567",
-        "payload a second        3.50 Gbit",
-        "lost                    3 (0.150 %)",
-        "relay CPU a message     0.88 us",
-    ] {
-        assert!(
-            table.lines().any(|found| found == line),
-            "{line} is not in\n{table}"
-        );
-    }
+    assert_rows(
+        &table,
+        &[
+            "load                    flow on 127.0.0.1:80, 4.0 s",
+            "messages                1 234 567",
+            "payload a second        3.50 Gbit",
+            "lost                    3 (0.150 %)",
+            "relay CPU a message     0.88 us",
+        ],
+    );
     assert_eq!(table.lines().count(), 6, "{table}");
 }
 
@@ -69,17 +76,15 @@ fn a_rate_that_was_not_reached_and_what_is_doubtful_are_told() {
         ..Report::default()
     };
     let table = report.to_string();
-    for line in [
-        "over               QUIC",
-        "rate reached       17 %",
-        "connections ended  2 (0 to 127.0.0.1:80, 2 to 127.0.0.1:81)",
-        "note               doubtful",
-    ] {
-        assert!(
-            table.lines().any(|found| found == line),
-            "{line} is not in\n{table}"
-        );
-    }
+    assert_rows(
+        &table,
+        &[
+            "over               QUIC",
+            "rate reached       17 %",
+            "connections ended  2 (0 to 127.0.0.1:80, 2 to 127.0.0.1:81)",
+            "note               doubtful",
+        ],
+    );
 }
 
 #[test]

@@ -123,6 +123,12 @@ pub(super) fn handshake_failed(
     }
 }
 
+/// The name or address in `host:port`, as a handshake has it.
+pub(super) fn server_name(host: &str) -> &str {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name.trim_matches(['[', ']'])
+}
+
 /// What a peer's bytes go over.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -138,8 +144,7 @@ impl Stream {
         config: &Arc<ClientConfig>,
         host: &str,
     ) -> io::Result<Self> {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
+        let name = ServerName::try_from(server_name(host).to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let stream = TlsConnector::from(Arc::clone(config))
             .connect(name, tcp)

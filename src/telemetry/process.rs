@@ -64,14 +64,15 @@ fn cpu_seconds() -> Option<f64> {
     None
 }
 
+/// How many files this process may open; none: any number, or it is not known.
 #[cfg(unix)]
-fn open_files_limit() -> Option<u64> {
+pub(crate) fn open_files_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit};
     getrlimit(Resource::Nofile).current
 }
 
 #[cfg(not(unix))]
-fn open_files_limit() -> Option<u64> {
+pub(crate) fn open_files_limit() -> Option<u64> {
     None
 }
 

@@ -8,7 +8,7 @@ use trunkline::time::Clock;
 
 use crate::Failure;
 use crate::contender::haproxy_version;
-use crate::results::{Results, median};
+use crate::results::{Results, congestion_control, median};
 use crate::table::spread;
 
 /// What stands between these two lines is ours to replace.
@@ -78,11 +78,12 @@ fn conditions(results: &Results) -> Vec<String> {
         haproxy_version().map_or_else(String::new, |version| format!(", HAProxy {version}"));
     vec![
         format!(
-            "{}; {} CPUs, {:.0} GiB of memory, Linux {}{haproxy}; {} round{}, {} s of each load{}.",
+            "{}; {} CPUs, {:.0} GiB of memory, Linux {} ({}){haproxy}; {} round{}, {} s of each load{}.",
             today(),
             conditions.cpus,
             kib / 1024.0 / 1024.0,
             kernel.join("."),
+            congestion_control(),
             conditions.rounds,
             if conditions.rounds == 1 { "" } else { "s" },
             conditions.seconds,

@@ -137,9 +137,16 @@ impl Results {
             "pinned": self.conditions.pinned,
             "busy_before": self.conditions.busy_before,
             "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+            "congestion_control": congestion_control(),
             "cases": self.rows.iter().map(row).collect::<Vec<_>>(),
         })
     }
+}
+
+/// How the kernel's TCP paces what is sent: what one write a message costs depends on it.
+pub(crate) fn congestion_control() -> String {
+    fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 /// The middle one, or the mean of the two in the middle.

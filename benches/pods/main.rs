@@ -110,6 +110,10 @@ fn measure(matches: &ArgMatches) -> Result<(), Failure> {
     if wanted("moves") {
         lines.extend(runtime.block_on(moves::lines(&pods))?);
     }
+    // What is sent between pods, and when, depends on it (docs/performance.md).
+    if let Ok(name) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control") {
+        println!("TCP congestion control: {}\n", name.trim());
+    }
     println!("| what | figure | bar |\n| --- | --- | --- |");
     for Line { what, figure, bar } in lines {
         println!("| {what} | {figure} | {bar} |");

@@ -21,6 +21,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 #[cfg(target_os = "linux")]
 const NOTSENT_LOWAT: u32 = 256 * 1024;
 
+/// What decides how much may be on its way to a pod (`TCP_CONGESTION`), whatever the machine prefers for its clients: BBR takes the
+/// turns that pods take on a CPU for the path's speed, and a message costs a tenth more (docs/adr/0074-cubic-between-pods.md).
+#[cfg(target_os = "linux")]
+const CONGESTION_CONTROL: &str = "cubic";
+
 /// A stream to or from a pod, before anything was said on it.
 pub struct PodStream {
     pub(super) read: Box<dyn AsyncRead + Send + Unpin>,
@@ -92,5 +97,48 @@ pub(super) fn tune(stream: &TcpStream) {
             "TCP_NOTSENT_LOWAT",
             socket.set_tcp_notsent_lowat(NOTSENT_LOWAT),
         );
+        let congestion = socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes());
+        set("TCP_CONGESTION", congestion);
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::fs;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The congestion control of a socket, without the zeros behind its name.
+    fn congestion_control(stream: &TcpStream) -> String {
+        let name = socket2::SockRef::from(stream).tcp_congestion().unwrap();
+        String::from_utf8(name)
+            .unwrap()
+            .trim_end_matches('\0')
+            .to_owned()
+    }
+
+    #[tokio::test]
+    async fn both_ends_have_the_congestion_control_for_pods_if_the_kernel_does() {
+        let sysctl = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialed = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        // Reno is what every kernel has and next to none starts with.
+        for stream in [&dialed, &accepted] {
+            let set = socket2::SockRef::from(stream).set_tcp_congestion(b"reno");
+            set.unwrap();
+            tune(stream);
+        }
+        let has_it = sysctl("tcp_available_congestion_control")
+            .split_whitespace()
+            .any(|name| name == CONGESTION_CONTROL);
+        let expected = if has_it { CONGESTION_CONTROL } else { "reno" };
+        assert_eq!(congestion_control(&dialed), expected);
+        assert_eq!(congestion_control(&accepted), expected);
     }
 }

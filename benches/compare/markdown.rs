@@ -78,7 +78,7 @@ fn conditions(results: &Results) -> Vec<String> {
         haproxy_version().map_or_else(String::new, |version| format!(", HAProxy {version}"));
     vec![
         format!(
-            "{}; {} CPUs, {:.0} GiB of memory, Linux {} ({}){haproxy}; {} round{}, {} s of each load{}.",
+            "{}; {} CPUs, {:.0} GiB of memory, Linux {} (TCP: {}){haproxy}; {} round{}, {} s of each load{}.",
             today(),
             conditions.cpus,
             kib / 1024.0 / 1024.0,

@@ -143,7 +143,7 @@ impl Results {
     }
 }
 
-/// How the kernel's TCP paces what is sent: what one write a message costs depends on it.
+/// How the kernel's TCP paces what is sent: what one message a write costs depends on it.
 pub(crate) fn congestion_control() -> String {
     fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())

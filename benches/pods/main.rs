@@ -110,9 +110,9 @@ fn measure(matches: &ArgMatches) -> Result<(), Failure> {
     if wanted("moves") {
         lines.extend(runtime.block_on(moves::lines(&pods))?);
     }
-    // What is sent between pods, and when, depends on it (docs/performance.md).
+    // Peers' streams are sent by it; those between pods are not (docs/adr/0074-cubic-between-pods.md).
     if let Ok(name) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control") {
-        println!("TCP congestion control: {}\n", name.trim());
+        println!("Peers' TCP congestion control: {}\n", name.trim());
     }
     println!("| what | figure | bar |\n| --- | --- | --- |");
     for Line { what, figure, bar } in lines {

@@ -77,7 +77,7 @@ impl fmt::Debug for PodStream {
 }
 
 /// Sets what a stream between pods wants. A kernel that refuses an option relays all the same.
-pub(super) fn tune(stream: &TcpStream) {
+fn tune(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let set = |option: &'static str, result: std::io::Result<()>| {
         if let Err(error) = result {

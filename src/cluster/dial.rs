@@ -49,7 +49,7 @@ impl Service<SocketAddr> for TcpDial {
     }
 
     fn call(&mut self, address: SocketAddr) -> Self::Future {
-        Box::pin(async move { Ok(PodStream::tcp(TcpStream::connect(address).await?)) })
+        Box::pin(async move { PodStream::tcp(TcpStream::connect(address).await?) })
     }
 }
 

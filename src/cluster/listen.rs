@@ -40,7 +40,7 @@ pub trait Accept: Send + 'static {
 impl Accept for TcpListener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<PodStream>> {
         let (stream, _) = ready!(Self::poll_accept(self, cx))?;
-        Poll::Ready(Ok(PodStream::tcp(stream)))
+        Poll::Ready(PodStream::tcp(stream))
     }
 }
 

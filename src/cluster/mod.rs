@@ -13,6 +13,8 @@ pub mod discovery;
 mod exchange;
 mod fabric;
 mod forward;
+#[cfg(unix)]
+mod halves;
 mod held;
 mod hello;
 mod inlet;

@@ -1,6 +1,7 @@
 //! What a link runs over: a stream of bytes in two halves.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::outbox::{SharedWriteHalf, TryWrite};
+use crate::outbox::TryWrite;
 
 /// After how long without an acknowledgement the kernel gives a stream up (`TCP_USER_TIMEOUT`), and from when it asks a silent
 /// one for a sign of life. That is all there is for stock pods, which answer no PING.
@@ -53,18 +54,28 @@ impl PodStream {
     }
 
     /// Over plain TCP.
-    #[must_use]
-    pub fn tcp(stream: TcpStream) -> Self {
+    ///
+    /// # Errors
+    /// The runtime cannot watch the socket, or there is no descriptor left for its second half.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         tune(&stream);
         let remote = stream.peer_addr().ok();
-        let (read, write) = stream.into_split();
-        let write = SharedWriteHalf::new(write);
-        Self {
+        #[cfg(unix)]
+        let (read, write) = super::halves::split(stream.into_std()?)?;
+        #[cfg(not(unix))]
+        let (read, write) = {
+            let (read, write) = stream.into_split();
+            (read, crate::outbox::SharedWriteHalf::new(write))
+        };
+        Ok(Self {
             read: Box::new(read),
             write: Box::new(write.clone()),
             direct: Some(Arc::new(write)),
             remote,
-        }
+        })
     }
 }
 
@@ -79,7 +90,7 @@ impl fmt::Debug for PodStream {
 /// Sets what a stream between pods wants. A kernel that refuses an option relays all the same.
 fn tune(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let set = |option: &'static str, result: std::io::Result<()>| {
+    let set = |option: &'static str, result: io::Result<()>| {
         if let Err(error) = result {
             tracing::debug!(option, %error, "socket option not set");
         }

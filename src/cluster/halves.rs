@@ -19,8 +19,8 @@ use tokio::task::coop;
 use crate::buffers::BUFFER_LEN;
 use crate::outbox::TryWrite;
 
-/// After how many bytes in full reads a stream is busy, the fourth read of a [`FrameReader`](super::reader::FrameReader): to ask the
-/// runtime anew costs some microseconds.
+/// A stream is busy after more bytes than that in full reads; [`FrameReader`](super::reader::FrameReader) has them with its fourth. Not
+/// sooner: to be told by the runtime again costs some microseconds.
 const BUSY_AFTER: usize = 3 * BUFFER_LEN;
 
 /// Splits a stream that does not block. To be called in a runtime.

@@ -149,7 +149,7 @@ pub(super) enum GreetError {
     Send(#[source] io::Error),
     /// It closed the stream after our HELLO, without a word.
     #[error(
-        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret and its time the same?"
+        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret, its cluster TLS and its time as here?"
     )]
     Closed,
     /// It closed the stream after some bytes that are no frame.

@@ -58,7 +58,7 @@ pub(super) struct ReadHalf {
     stream: Arc<TcpStream>,
     /// Tells when there is something to read; none while there always is, and after the end.
     watch: Option<AsyncFd<Arc<TcpStream>>>,
-    /// Bytes that reads have brought since one was not full; not counted while the stream is busy.
+    /// Bytes that reads have brought since one was not full; none are counted while the stream is busy.
     full: usize,
 }
 
@@ -79,7 +79,6 @@ impl AsyncRead for ReadHalf {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         // What has come in between is told at once.
                         this.watch = Some(self::watch(&this.stream)?);
-                        this.full = 0;
                         continue;
                     }
                     result => {
@@ -102,15 +101,13 @@ impl AsyncRead for ReadHalf {
             Some(_) if count == len => {
                 this.full += count;
                 if this.full > BUSY_AFTER {
+                    this.full = 0;
                     this.watch = None;
                 }
             }
             Some(_) => this.full = 0,
             // If that fails, the next read says so: these bytes are good.
-            None if 0 < count && count < len => {
-                this.watch = watch(&this.stream).ok();
-                this.full = 0;
-            }
+            None if 0 < count && count < len => this.watch = watch(&this.stream).ok(),
             None => {}
         }
         buf.advance(count);

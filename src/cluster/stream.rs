@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::outbox::TryWrite;
+use crate::outbox::{self, TryWrite, set_option};
 
 /// After how long without an acknowledgement the kernel gives a stream up (`TCP_USER_TIMEOUT`), and from when it asks a silent
 /// one for a sign of life. That is all there is for stock pods, which answer no PING.
@@ -19,7 +19,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Unsent bytes that the kernel may hold for a pod: what lies there can neither be dropped for its age nor counted against
 /// the budget.
-#[cfg(target_os = "linux")]
 const NOTSENT_LOWAT: u32 = 256 * 1024;
 
 /// What decides how much may be on its way to a pod (`TCP_CONGESTION`), whatever the machine prefers for its clients: BBR takes the
@@ -87,29 +86,20 @@ impl fmt::Debug for PodStream {
     }
 }
 
-/// Sets what a stream between pods wants. A kernel that refuses an option relays all the same.
+/// Sets what a stream between pods wants beyond what every stream does.
 fn tune(stream: &TcpStream) {
+    outbox::tune(stream, NOTSENT_LOWAT);
     let socket = socket2::SockRef::from(stream);
-    let set = |option: &'static str, result: io::Result<()>| {
-        if let Err(error) = result {
-            tracing::debug!(option, %error, "socket option not set");
-        }
-    };
-    set("TCP_NODELAY", socket.set_tcp_nodelay(true));
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
-    set("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive));
+    set_option("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive));
     #[cfg(target_os = "linux")]
     {
         let timeout = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
-        set("TCP_USER_TIMEOUT", timeout);
-        set(
-            "TCP_NOTSENT_LOWAT",
-            socket.set_tcp_notsent_lowat(NOTSENT_LOWAT),
-        );
+        set_option("TCP_USER_TIMEOUT", timeout);
         let congestion = socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes());
-        set("TCP_CONGESTION", congestion);
+        set_option("TCP_CONGESTION", congestion);
     }
 }
 

@@ -32,6 +32,7 @@ pub use framing::{CONTROL_DATAGRAM_MAX, Framing};
 pub use policy::QueuePolicy;
 pub use slab::Slab;
 pub use tcp::SharedWriteHalf;
+pub(crate) use tcp::{set_option, tune};
 pub use writer::write_out;
 
 use self::share::{Admission, Ledger};

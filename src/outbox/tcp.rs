@@ -1,4 +1,4 @@
-//! The sending half of a TCP stream, shared between the writer and the producers that find it idle.
+//! A TCP stream that an outbox is written to: its options, and its sending half, shared between the writer and the producers that find it idle.
 
 use std::io;
 use std::net::Shutdown;
@@ -11,6 +11,24 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::TryWrite;
+
+/// Sets what a stream wants that an outbox is written to: nothing waits for more, and the kernel holds at most about `unsent` bytes that
+/// it has not sent. A kernel that refuses an option relays all the same.
+pub(crate) fn tune(stream: &TcpStream, unsent: u32) {
+    let socket = socket2::SockRef::from(stream);
+    set_option("TCP_NODELAY", socket.set_tcp_nodelay(true));
+    #[cfg(target_os = "linux")]
+    set_option("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(unsent));
+    #[cfg(not(target_os = "linux"))]
+    let _ = unsent;
+}
+
+/// Tells that an option could not be set, at a level that nobody needs to see.
+pub(crate) fn set_option(option: &'static str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(option, %error, "socket option not set");
+    }
+}
 
 /// A handle to the sending half; the last one that goes closes it.
 #[derive(Debug, Clone)]

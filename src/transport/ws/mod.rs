@@ -16,7 +16,7 @@ pub use reader::WsReader;
 
 use super::tls::{TlsReadHalf, TlsStream, TlsWriteHalf};
 use super::{IntoTransport, MessageReader, MessageTransport, ReadError, TransportKind};
-use crate::outbox::{Framing, Outbox, QueuePolicy, SharedWriteHalf, write_out};
+use crate::outbox::{Framing, Outbox, QueuePolicy, SharedWriteHalf, tune, write_out};
 
 /// Unsent bytes that the kernel may hold for one receiver (`TCP_NOTSENT_LOWAT`): what lies there can neither be dropped for
 /// its age nor counted against the budget.
@@ -63,7 +63,7 @@ impl IntoTransport for Upgraded {
     type Transport = WsTransport<OwnedReadHalf, SharedWriteHalf>;
 
     fn into_transport(self, policy: &Arc<QueuePolicy>) -> Self::Transport {
-        tune(&self.stream);
+        tune(&self.stream, NOTSENT_LOWAT);
         let (read, write) = self.stream.into_split();
         let write = SharedWriteHalf::new(write);
         let transport = WsTransport::new(read, write.clone(), &self.already_read, policy);
@@ -76,7 +76,7 @@ impl IntoTransport for Upgraded<TlsStream> {
     type Transport = WsTransport<TlsReadHalf, TlsWriteHalf>;
 
     fn into_transport(self, policy: &Arc<QueuePolicy>) -> Self::Transport {
-        tune(self.stream.tcp());
+        tune(self.stream.tcp(), NOTSENT_LOWAT);
         let (read, write) = self.stream.into_split();
         let transport = WsTransport::new(read, write.clone(), &self.already_read, policy);
         transport.outbox.set_direct(Arc::new(write));
@@ -95,22 +95,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> IntoTransport for Strea
         let (read, write) = tokio::io::split(self.0);
         WsTransport::new(read, write, &[], policy)
     }
-}
-
-/// Sets what a relayed TCP stream wants. A kernel that refuses an option relays all the same.
-fn tune(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    let set = |option: &'static str, result: io::Result<()>| {
-        if let Err(error) = result {
-            tracing::debug!(option, %error, "socket option not set");
-        }
-    };
-    set("TCP_NODELAY", socket.set_tcp_nodelay(true));
-    #[cfg(target_os = "linux")]
-    set(
-        "TCP_NOTSENT_LOWAT",
-        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT),
-    );
 }
 
 impl<R, W> MessageTransport for WsTransport<R, W>

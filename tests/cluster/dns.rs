@@ -52,8 +52,9 @@ impl Local {
     }
 }
 
-/// Waits until a pod that was there before has let go of the address.
-async fn listener(address: SocketAddr) -> TcpListener {
+/// Waits until a pod that was there before has let go of the address, and so has a program that another test was just starting
+/// (until its `exec` it has all that is open here).
+pub(super) async fn listener(address: SocketAddr) -> TcpListener {
     let bound = async {
         loop {
             match TcpListener::bind(address).await {

@@ -55,7 +55,9 @@ impl std::fmt::Display for CloseReason {
             Self::Ended(EndReason::WriterEnded) => {
                 f.write_str("nothing can be sent to the peer any more")
             }
-            Self::Ended(EndReason::Requested) => f.write_str("closed on request"),
+            Self::Ended(EndReason::Requested | EndReason::Aborted) => {
+                f.write_str("closed on request")
+            }
         }
     }
 }

@@ -24,7 +24,6 @@ pub use auth_layer::{AuthLayer, Authenticated};
 pub use closed::{CloseReason, Closed};
 pub use error::HandshakeError;
 pub use hello::{Hello, HelloLayer};
-pub(crate) use peer_loop::say_goodbye;
 pub(crate) use stack::accept;
 pub(crate) use tally::Tally;
 

@@ -94,7 +94,7 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
     drop(old);
     // A shutdown that began between the handshake and the registration has not seen this peer.
     if shared.drain.is_started() {
-        say_goodbye(&member.registration);
+        member.registration.close(EndReason::Shutdown);
     }
 
     let (mut reader, writer) = incoming.transport.split();
@@ -137,19 +137,28 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         "peer disconnected: {reason}"
     );
 
-    let farewell = match &reason {
-        CloseReason::Read(error) => Some(error.farewell()).filter(|bytes| !bytes.is_empty()),
-        CloseReason::ClosedByPeer
-        | CloseReason::Message(_)
-        | CloseReason::NotForRelays(_)
-        | CloseReason::Ended(EndReason::Shutdown | EndReason::Requested) => Some(&[][..]),
-        CloseReason::HealthCheck | CloseReason::Ended(_) => None,
+    // A last message, and the transport's own last bytes.
+    let farewell: Option<(Option<&[u8]>, &[u8])> = match &reason {
+        CloseReason::Read(error) => Some(error.farewell())
+            .filter(|bytes| !bytes.is_empty())
+            .map(|bytes| (None, bytes)),
+        CloseReason::ClosedByPeer | CloseReason::Message(_) | CloseReason::NotForRelays(_) => {
+            Some((None, &[]))
+        }
+        // Whoever ended it says this too, but perhaps only now.
+        CloseReason::Ended(EndReason::Shutdown | EndReason::Requested) => {
+            Some((Some(&peer::CLOSE), &[]))
+        }
+        CloseReason::HealthCheck
+        | CloseReason::Ended(EndReason::TakenOver | EndReason::WriterEnded | EndReason::Aborted) => {
+            None
+        }
     };
     // Whatever the writer still holds is counted before the peer counts as gone. Its error would be a panic: there is nothing
     // left to save then.
     match farewell {
-        Some(bytes) => {
-            outbox.finish(None, bytes);
+        Some((message, bytes)) => {
+            outbox.finish(message, bytes);
             let written = timeout(FAREWELL_TIMEOUT, &mut writer).await;
             // Also when the writer has ended: by a failed socket, perhaps, with messages left that nobody else would count.
             outbox.abort();
@@ -168,12 +177,6 @@ async fn run<T: MessageTransport>(shared: Arc<Shared>, authenticated: Authentica
         reason,
         lasted,
     }
-}
-
-/// Tells a peer to go, as a shutdown does: its loop ends, and *close* is the last thing that it hears.
-pub(crate) fn say_goodbye(registration: &Registration) {
-    registration.outbox().finish(Some(&peer::CLOSE), &[]);
-    registration.end(EndReason::Shutdown);
 }
 
 struct Loop {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::Instrument as _;
 
 use super::{Relay, SHUTDOWN_TIMEOUT};
-use crate::peer;
+use crate::routing::EndReason;
 use crate::telemetry::spans;
 
 impl Relay {
@@ -43,7 +43,7 @@ impl Relay {
             if turn > Instant::now() {
                 sleep_until(turn.min(last)).await;
             }
-            peer::say_goodbye(&registration);
+            registration.close(EndReason::Shutdown);
         }
         // Who does not end in time is cut off with the process.
         let _ = timeout_at(last, self.shared.drain.done()).await;

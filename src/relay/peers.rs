@@ -9,7 +9,7 @@ use crate::crosspod::{Courier, DeliverError, LocalPeers};
 use crate::peer::{Shared, Tally};
 use crate::proto::PeerId;
 use crate::proto::limits::{MESSAGE_MAX, TRANSPORT_HEADER_LEN};
-use crate::proto::peer::{CLOSE, MessageType, message_type};
+use crate::proto::peer::{MessageType, message_type};
 use crate::routing::{EndReason, Registration, RouteMemo};
 use crate::telemetry::counters::{Counters, DropReason};
 use crate::transport::{RemoteAddr, TransportKind};
@@ -99,14 +99,13 @@ impl Peer {
 
     /// Ends the connection at once, without *close*.
     pub fn close(&self) {
-        self.registration.end(EndReason::Requested);
+        self.registration.end(EndReason::Aborted);
         self.registration.outbox().abort();
     }
 
     /// Writes what is queued, then *close*, and ends the connection; a peer that does not take it is cut off after 3 s.
     pub fn close_gracefully(&self) {
-        self.registration.outbox().finish(Some(&CLOSE), &[]);
-        self.registration.end(EndReason::Requested);
+        self.registration.close(EndReason::Requested);
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::task::AtomicWaker;
 
 use crate::outbox::Outbox;
 use crate::proto::PeerId;
+use crate::proto::peer::CLOSE;
 use crate::transport::{RemoteAddr, TransportKind};
 
 /// Why a connection was ended from outside its own loop.
@@ -22,6 +23,8 @@ pub enum EndReason {
     WriterEnded = 3,
     /// Somebody who holds a handle asked for it.
     Requested = 4,
+    /// Likewise, at once and without *close*.
+    Aborted = 5,
 }
 
 impl EndReason {
@@ -32,7 +35,7 @@ impl EndReason {
             Self::TakenOver => "taken_over",
             Self::Shutdown => "shutdown",
             Self::WriterEnded => "connection_lost",
-            Self::Requested => "requested",
+            Self::Requested | Self::Aborted => "requested",
         }
     }
 
@@ -42,6 +45,7 @@ impl EndReason {
             2 => Self::Shutdown,
             3 => Self::WriterEnded,
             4 => Self::Requested,
+            5 => Self::Aborted,
             _ => return None,
         })
     }
@@ -149,6 +153,13 @@ impl Registration {
         if first.is_ok() {
             self.waker.wake();
         }
+    }
+
+    /// As [`end`](Self::end), and *close* is the last thing that the peer hears.
+    pub fn close(&self, reason: EndReason) {
+        // In this order: the writer may be done at once, and then gives a reason of its own.
+        self.end(reason);
+        self.outbox.finish(Some(&CLOSE), &[]);
     }
 
     /// Ready when the connection has been asked to end. For its own loop only.

@@ -1,7 +1,7 @@
 //! Registry, memo and presence without sockets.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -121,6 +121,33 @@ impl Conn {
 
 fn id(name: &str) -> PeerId {
     PeerId::from_name(name.as_bytes())
+}
+
+/// A writer that is done as soon as it is woken, on another thread for all we know.
+struct InstantWriter(Arc<Registration>);
+
+impl Wake for InstantWriter {
+    fn wake(self: Arc<Self>) {
+        self.0.end(EndReason::WriterEnded);
+    }
+}
+
+#[test]
+fn whoever_closes_a_connection_says_why_however_fast_its_writer_is() {
+    let conn = World::new().connect("x");
+    let writer = Waker::from(Arc::new(InstantWriter(Arc::clone(&conn.registration))));
+    let mut cx = Context::from_waker(&writer);
+    assert!(conn.outbox.poll_take(&mut cx).is_pending());
+    conn.registration.close(EndReason::Shutdown);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert_eq!(
+        conn.registration.poll_end(&mut cx),
+        Poll::Ready(EndReason::Shutdown)
+    );
+    let Poll::Ready(Taken::Control(last)) = conn.outbox.poll_take(&mut cx) else {
+        panic!("nothing is said");
+    };
+    assert_eq!(last, [0, 2, 1, 4]);
 }
 
 #[test]

@@ -245,6 +245,7 @@ async fn serve(
     }
     // Before anybody is told that the relay is up: whoever stops it then is heard.
     let shutdown = shutdown_signal();
+    let (stun, cluster) = (server.stun_addrs(), settings.cluster.as_ref());
     info!(
         version = env!("CARGO_PKG_VERSION"),
         instance_url = instance_url.as_str(),
@@ -258,7 +259,11 @@ async fn serve(
         max_connections = server.relay().admission().limits().connections,
         health = server.health_addr().map(tracing::field::display),
         metrics = server.metrics_addr().map(tracing::field::display),
-        stun = stun_listed(&server.stun_addrs()),
+        stun = (!stun.is_empty()).then(|| listed(&stun)),
+        pod = cluster.map(|cluster| tracing::field::display(cluster.announced)),
+        cluster_sources = cluster.map(|cluster| listed(&cluster.sources)),
+        cluster_secret = cluster.map(|cluster| cluster.auth_secret.is_some()),
+        cluster_tls = cluster.map(|cluster| cluster.tls.is_some()),
         otlp_metrics = settings.otlp.as_ref().is_some_and(|otlp| otlp.metrics.is_some()),
         otlp_traces = settings.otlp.as_ref().is_some_and(|otlp| otlp.traces.is_some()),
         "relay is up"
@@ -363,10 +368,10 @@ fn proxies_listed(settings: &Settings) -> Option<String> {
     (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.to_string())
 }
 
-/// The addresses of the STUN server in one field, if there is one.
-fn stun_listed(addresses: &[SocketAddr]) -> Option<String> {
-    let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    (!texts.is_empty()).then(|| texts.join(","))
+/// Several things in one field.
+fn listed(things: &[impl ToString]) -> String {
+    let texts: Vec<String> = things.iter().map(ToString::to_string).collect();
+    texts.join(",")
 }
 
 fn keys(secrets: &[SecretText]) -> Vec<Secret> {

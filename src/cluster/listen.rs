@@ -111,7 +111,7 @@ pub(super) async fn run(streams: Arc<Streams>, mut accept: Box<dyn Accept>, tls:
                 continue;
             }
         };
-        let ip = stream.remote.map(|remote| remote.ip().to_canonical());
+        let ip = stream.remote.map(|remote| remote.ip());
         let Some(place) = Place::take(&greeting, ip) else {
             debug!(network.peer.address = ?stream.remote, "stream closed: too many that have not said HELLO");
             continue;
@@ -131,11 +131,10 @@ async fn greet(streams: Arc<Streams>, stream: PodStream, tls: Option<PodTls>, pl
                 Ok(stream) => stream,
                 Err(TlsRefusal::Nothing) => return,
                 Err(TlsRefusal::Plain) => {
-                    return streams.refuse(remote, HelloRefusal::PlainButTlsRequired);
+                    return streams.refuse(remote, HelloRefusal::PlainButTlsRequired, None);
                 }
                 Err(TlsRefusal::Handshake(error)) => {
-                    debug!(network.peer.address = ?remote, %error, "no TLS with a pod");
-                    return streams.refuse(remote, HelloRefusal::TlsFailed);
+                    return streams.refuse(remote, HelloRefusal::TlsFailed, Some(&error));
                 }
             },
         };
@@ -145,7 +144,7 @@ async fn greet(streams: Arc<Streams>, stream: PodStream, tls: Option<PodTls>, pl
         biased;
         () = stop.started() => {}
         greeted = timeout(HELLO_TIMEOUT, greeting) => if greeted.is_err() {
-            streams.refuse(remote, HelloRefusal::Timeout);
+            streams.refuse(remote, HelloRefusal::Timeout, None);
         },
     }
     drop(place);

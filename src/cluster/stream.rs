@@ -61,7 +61,10 @@ impl PodStream {
     /// Outside a runtime.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         tune(&stream);
+        // A socket for both families calls the others' IPv4 addresses ::ffff:10.0.0.1.
         let remote = stream.peer_addr().ok();
+        let remote =
+            remote.map(|remote| SocketAddr::new(remote.ip().to_canonical(), remote.port()));
         #[cfg(unix)]
         let (read, write) = super::halves::split(stream.into_std()?)?;
         #[cfg(not(unix))]

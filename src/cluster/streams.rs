@@ -233,18 +233,25 @@ impl Streams {
             First::Other => HelloRefusal::FirstFrameNotHello,
             First::TooLong | First::Cut => HelloRefusal::Malformed,
         };
-        self.refuse(stream.remote, refusal);
+        self.refuse(stream.remote, refusal, None);
     }
 
     /// Counts and logs a pod, or whatever it was, that dialed in vain.
-    pub(super) fn refuse(&self, remote: Option<SocketAddr>, refusal: HelloRefusal) {
+    pub(super) fn refuse(
+        &self,
+        remote: Option<SocketAddr>,
+        refusal: HelloRefusal,
+        error: Option<&io::Error>,
+    ) {
         self.metrics.hello_refused(refusal);
         let remote = remote.map(tracing::field::display);
+        let error = error.map(tracing::field::display);
         log_rarely!(
             warn,
             self.log_limit,
             refusal.reason(),
             network.peer.address = remote,
+            error,
             "pod refused: {refusal}"
         );
     }

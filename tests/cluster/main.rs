@@ -33,6 +33,14 @@ async fn three_processes_are_one_relay_and_two_when_one_is_killed() {
         pod.linked(2).await;
         assert_eq!(status(pod.program.health(), "/readyz").await, 200);
     }
+    let (up, all) = (
+        &pods[0].program.up,
+        ports.map(|port| format!("127.0.0.1:{port}")),
+    );
+    assert_eq!(up["pod"], all[0]);
+    assert_eq!(up["cluster_sources"], all.join(","));
+    assert_eq!(up["cluster_secret"], true);
+    assert_eq!(up["cluster_tls"], false);
     let mut alice = pods[0].peer("alice").await;
     let mut bob = pods[1].peer("bob").await;
     let mut carol = pods[2].peer("carol").await;

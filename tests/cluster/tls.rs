@@ -131,6 +131,12 @@ async fn fault_12_a_process_whose_certificate_carries_another_name_is_refused() 
         one.program.lines("does not carry the name") > 0
     })
     .await;
+    // So does the one that was dialed, and whom it has refused.
+    let refused = one.program.line("pod refused").expect("a line");
+    let error = refused["error"].as_str().unwrap_or_default();
+    assert!(error.contains("does not carry the name"), "{refused}");
+    let whom = refused["network.peer.address"].as_str().unwrap_or_default();
+    assert!(whom.starts_with("127.0.0.1:"), "{refused}");
     // With the right name it is let in.
     ca.write(&directory(test, ports[1]), NAME);
     other.program.signal(Signal::HUP);

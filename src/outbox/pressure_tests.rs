@@ -1,6 +1,7 @@
 //! The queue under pressure: fair shares, handshakes, the budget of all queues.
 
 use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -8,6 +9,8 @@ use proptest::prelude::*;
 use super::tests::{Bench, bench, bench_with, unframe};
 use super::*;
 use crate::buffers::BUFFER_LEN;
+use crate::proto::limits::TRANSPORT_HEADER_LEN;
+use crate::telemetry::counters::DropReason;
 use crate::ticks::Ticks;
 
 const DATA: usize = 1280;

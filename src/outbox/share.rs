@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 
 use super::policy::QueuePolicy;
+use crate::proto::limits::TRANSPORT_HEADER_LEN;
+use crate::proto::wireguard;
 
 /// Bytes in one slab that belong to one sender.
 #[derive(Debug, Clone, Copy)]
@@ -114,4 +116,19 @@ impl Held {
         self.bytes += more.bytes;
         self.headroom += more.headroom;
     }
+}
+
+/// The sender of a message, as far as queues tell senders apart: the last bytes of the hash that is its ID.
+pub(super) fn sender(message: &[u8]) -> u64 {
+    message
+        .get(TRANSPORT_HEADER_LEN - 8..TRANSPORT_HEADER_LEN)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_ne_bytes)
+}
+
+/// Whether a message carries a WireGuard handshake.
+pub(super) fn is_handshake(message: &[u8]) -> bool {
+    message
+        .get(TRANSPORT_HEADER_LEN..)
+        .is_some_and(wireguard::is_handshake)
 }

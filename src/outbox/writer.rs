@@ -1,13 +1,40 @@
-//! The sending half: takes slabs from the outbox and writes each with as few calls as the socket allows.
+//! The sending half: sockets that producers may write to, and the task that takes slabs from the outbox and writes each with as few calls as the socket allows.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::{Outbox, Taken};
+use super::{Outbox, Slab, Taken};
+
+/// A socket that any thread may write to without waiting.
+pub trait TryWrite: Send + Sync {
+    /// Writes what the socket takes at once.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if that is nothing; anything else means that the connection is lost.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// As [`TryWrite::try_write`], for a socket that is asked for each message: what it takes leaves the slab ([`Slab::pass`]).
+    ///
+    /// # Errors
+    /// As above.
+    fn try_write_slab(&self, slab: &mut Slab) -> io::Result<()> {
+        let written = self.try_write(slab.bytes())?;
+        slab.pass(written);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for dyn TryWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TryWrite")
+    }
+}
 
 /// Writes the outbox out until it is finished, aborted, or the socket fails. The outbox is aborted in any case then.
 pub async fn write_out<W: AsyncWrite + Send + Unpin>(mut io: W, outbox: Arc<Outbox>) {

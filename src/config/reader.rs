@@ -15,10 +15,11 @@ mod tls;
 use super::{
     env::{Given, Lookup, Origin, variables},
     flags::{self, Kind, Setting},
+    listen_address::{self, ListenAddress},
     mistakes::{ConfigError, Mistake, Wrong},
     secrets::{SecretText, read_secrets},
     settings::{SecretSource, Settings},
-    values::{self, ListenAddress},
+    values,
 };
 use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::telemetry::logging::LogSettings;
@@ -61,11 +62,10 @@ pub(super) fn settings(
 
 impl Reader<'_> {
     fn settings(mut self) -> Result<Settings, ConfigError> {
-        let listen_address = self.read(&flags::LISTEN_ADDRESS, values::listen_address);
+        let listen_address = self.read(&flags::LISTEN_ADDRESS, listen_address::parse);
         let relay_path = self.read(&flags::RELAY_PATH, values::relay_path);
         let (trusted_proxies, proxy_protocol) = self.proxies();
-        let health_listen_address =
-            self.read(&flags::HEALTH_LISTEN_ADDRESS, values::listen_address);
+        let health_listen_address = self.read(&flags::HEALTH_LISTEN_ADDRESS, listen_address::parse);
         let metrics_port = self.read(&flags::METRICS_PORT, values::port);
         let exposed_address = self.read(&flags::EXPOSED_ADDRESS, values::exposed_address);
         if exposed_address.as_deref().is_some_and(values::has_path) {
@@ -85,7 +85,8 @@ impl Reader<'_> {
         let quic_initial_mtu = self.read(&flags::QUIC_INITIAL_MTU, |text| {
             values::count(text, INITIAL_MTU_RANGE)
         });
-        let probe_quic_via = self.read_optional(&flags::PROBE_QUIC_VIA, values::host_and_port);
+        let probe_quic_via =
+            self.read_optional(&flags::PROBE_QUIC_VIA, listen_address::host_and_port);
         if let Some(given) = self.given(&flags::PROBE_QUIC_VIA)
             && (tls.is_none() || quic == Some(false))
         {

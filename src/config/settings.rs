@@ -5,9 +5,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
+    listen_address::ListenAddress,
     mistakes::Mistake,
     secrets::{SecretError, SecretText, read_secrets},
-    values::ListenAddress,
 };
 use crate::cluster::PodTlsFiles;
 use crate::cluster::discovery::Source;

@@ -121,7 +121,6 @@ pub(super) fn settings(matches: &ArgMatches) -> Result<Settings, LoadError> {
             .get_one::<u32>("source-addresses")
             .expect("has a default"),
         tls,
-        ca_file: text("ca-file").is_some(),
         quic,
         interrupt: true,
         progress: true,

@@ -155,8 +155,6 @@ pub struct Settings {
     pub source_addresses: u32,
     /// TLS, as this says; none: plain TCP.
     pub tls: Option<Arc<ClientConfig>>,
-    /// Whether `tls` trusts the authorities of a file that was named: an error says so.
-    pub ca_file: bool,
     /// QUIC in the place of TCP, with the same trust.
     pub quic: bool,
     /// Whether Ctrl-C ends the measured time early, and what was measured until then is reported.
@@ -187,7 +185,6 @@ impl Settings {
             pids: Vec::new(),
             source_addresses: 0,
             tls: None,
-            ca_file: false,
             quic: false,
             interrupt: false,
             progress: false,

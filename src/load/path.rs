@@ -50,7 +50,6 @@ pub(super) struct Ends {
 #[derive(Debug)]
 pub(super) struct Path {
     tls: Option<Arc<ClientConfig>>,
-    ca_file: bool,
     /// QUIC in the place of TCP.
     quic: Option<quinn::ClientConfig>,
     /// Over QUIC, what a message carries that must pass before a pair is ready.
@@ -128,7 +127,6 @@ impl Path {
                 .map(quic::config),
             settle: settings.size,
             tls: settings.tls.clone(),
-            ca_file: settings.ca_file,
             needed_files,
             passed,
             interrupt: Interrupt::default(),
@@ -203,10 +201,7 @@ impl Path {
                     address,
                     seconds: QUIC_SECONDS,
                 })?
-                .map_err(tls::handshake_failed(
-                    "doing the QUIC handshake",
-                    self.ca_file,
-                ))?;
+                .map_err(tls::handshake_failed("doing the QUIC handshake"))?;
             return Peer::join_quic(stream, &self.id(number), &self.token, settle).await;
         }
         let stream = connect(
@@ -215,7 +210,7 @@ impl Path {
             self.needed_files,
         )
         .await?;
-        let stream = secured(stream, self.tls.as_ref(), self.ca_file, host).await?;
+        let stream = secured(stream, self.tls.as_ref(), host).await?;
         Peer::join(stream, host, route, &self.id(number), &self.token).await
     }
 

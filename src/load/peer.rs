@@ -352,7 +352,6 @@ impl Peer {
 pub(super) async fn secured(
     tcp: TcpStream,
     tls: Option<&Arc<ClientConfig>>,
-    ca_file: bool,
     host: &str,
 ) -> Result<Stream, LoadError> {
     match tls {
@@ -361,7 +360,7 @@ pub(super) async fn secured(
             within("waiting for the TLS handshake", async {
                 Stream::tls(tcp, config, host)
                     .await
-                    .map_err(tls::handshake_failed("doing the TLS handshake", ca_file))
+                    .map_err(tls::handshake_failed("doing the TLS handshake"))
             })
             .await
         }

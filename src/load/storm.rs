@@ -225,7 +225,7 @@ impl Stranger {
             }
             _ => {
                 // Refused, as it should be, or not even that.
-                if let Ok(stream) = secured(stream, self.tls.as_ref(), false, &self.host).await {
+                if let Ok(stream) = secured(stream, self.tls.as_ref(), &self.host).await {
                     let id = PeerId::from_name(format!("stranger-{number}").as_bytes());
                     let joined =
                         Peer::join(stream, &self.host, &self.route, &id, &self.token).await;

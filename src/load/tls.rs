@@ -92,11 +92,7 @@ fn holds_certificates(file: &OsStr) -> bool {
 }
 
 /// What a failed handshake is called. A self-made certificate that is its own authority is what newcomers meet first.
-/// `ca_file`: only the authorities of a file are trusted.
-pub(super) fn handshake_failed(
-    doing: &'static str,
-    ca_file: bool,
-) -> impl FnOnce(io::Error) -> LoadError {
+pub(super) fn handshake_failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoadError {
     move |source| {
         let text = source.to_string();
         let why = if text.contains("CaUsedAsEndEntity") {
@@ -106,11 +102,7 @@ pub(super) fn handshake_failed(
             .iter()
             .any(|cause| text.contains(cause))
         {
-            if ca_file {
-                "the relay's certificate does not come from those in the file of --ca-file: put its authority there"
-            } else {
-                "the relay's certificate is of an authority that is not trusted here: name that with --ca-file"
-            }
+            "the relay's certificate is of an authority that is not trusted here: give --ca-file a file that holds it"
         } else if text.contains("not valid for") {
             "the relay's certificate is for another name: give --address a name of its subjectAltName (which it must have: its CN \
              is not looked at), and --connect-to where the relay is"

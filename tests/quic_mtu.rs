@@ -92,13 +92,28 @@ fn certificate() -> Pair {
 /// What a client finds on a path.
 #[derive(Debug, Default, Clone, Copy)]
 struct Found {
-    /// From the first packet to the answer to *auth*; none: not within 10 s.
+    /// From the first packet to the answer to *auth*; none: not within 20 s.
     connected: Option<Duration>,
-    /// From that to the first full packet from the relay; none: not within 1 s.
+    /// From that to the first full packet from the relay; none: not within 1 s, or 30 if it must come.
     full: Option<Duration>,
     /// The largest message that comes from the relay at the end.
     largest: usize,
 }
+
+/// What a client must find.
+#[derive(Debug, Default, Clone, Copy)]
+struct Expected {
+    /// Whether full packets come.
+    full: bool,
+    /// The least that [`Found::largest`] may be.
+    largest: usize,
+}
+
+/// How long a handshake may take: ten times what one with a lost first packet does.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often a busy machine is given another second.
+const PATIENCE: u32 = 30;
 
 impl Found {
     fn show(time: Option<Duration>) -> String {
@@ -108,7 +123,8 @@ impl Found {
     }
 }
 
-async fn client(relay: SocketAddr, roots: RootCertStore) -> Found {
+/// Looks once for what is only shown, and for what is `expected` as long as it takes.
+async fn client(relay: SocketAddr, roots: RootCertStore, expected: Expected) -> Found {
     let mut tls = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -135,27 +151,33 @@ async fn client(relay: SocketAddr, roots: RootCertStore) -> Found {
         assert_eq!(answer[..2], [1, 7]);
         Some(connection)
     };
-    let Ok(Some(connection)) = timeout(Duration::from_secs(10), connecting).await else {
+    let Ok(Some(connection)) = timeout(CONNECT_TIMEOUT, connecting).await else {
         return found;
     };
     found.connected = Some(began.elapsed());
     let began = Instant::now();
     // It asks for messages of a size by the first byte of what it sends: see `echo`.
-    if echoed(&connection, FULL, 50).await {
+    let tries = if expected.full { 50 * PATIENCE } else { 50 };
+    if echoed(&connection, FULL, tries).await {
         found.full = Some(began.elapsed());
     }
-    // By now discovery is over.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let (mut carried, mut refused) = (1000, 1440);
-    while refused - carried > 4 {
-        let size = (carried + refused) / 2;
-        if echoed(&connection, size, 2).await {
-            carried = size;
-        } else {
-            refused = size;
+    for _ in 0..PATIENCE {
+        // By now discovery is over, if the machine has nothing else to do.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (mut carried, mut refused) = (1000, 1440);
+        while refused - carried > 4 {
+            let size = (carried + refused) / 2;
+            if echoed(&connection, size, 2).await {
+                carried = size;
+            } else {
+                refused = size;
+            }
+        }
+        found.largest = carried;
+        if carried >= expected.largest {
+            break;
         }
     }
-    found.largest = carried;
     found
 }
 
@@ -196,7 +218,7 @@ async fn echo(relay: &TestRelay) {
 }
 
 /// What a client finds on this path when the relay starts with this MTU, and how many messages were dropped as too large.
-fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
+fn measure(path: &Path, initial_mtu: u16, expected: Expected) -> (Found, u64) {
     let pair = certificate();
     let (tell, told) = mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -221,7 +243,7 @@ fn measure(path: &Path, initial_mtu: u16) -> (Found, u64) {
         let addr = told.recv().unwrap();
         let found = path
             .client
-            .within(async || client(addr, pair.roots()).await);
+            .within(async || client(addr, pair.roots(), expected).await);
         stop.send(()).unwrap();
         (found, relay.join().unwrap())
     })
@@ -243,19 +265,32 @@ fn a_handshake_survives_each_path_and_discovery_finds_what_it_carries() {
             }
         };
         for initial in [1200, 1232, 1252, 1452] {
-            let (found, too_large) = measure(&path, initial);
+            // Discovery stops within 20 bytes of the best, and at 1452.
+            let carried = (mtu as usize - HEADS).min(1452);
+            let is_ours = initial == trunkline::transport::quic::INITIAL_MTU;
+            let expected = Expected {
+                full: mtu >= 1400 + 10,
+                largest: carried - 70,
+            };
+            let (found, too_large) = measure(
+                &path,
+                initial,
+                if is_ours {
+                    expected
+                } else {
+                    Expected::default()
+                },
+            );
             println!(
                 "{mtu:4}  {initial:11}  {:>9}  {:>17}  {:15}  {too_large:9}",
                 Found::show(found.connected),
                 Found::show(found.full),
                 found.largest,
             );
-            if initial == trunkline::transport::quic::INITIAL_MTU {
+            if is_ours {
                 assert!(found.connected.is_some(), "no handshake on {mtu}");
-                assert_eq!(found.full.is_some(), mtu >= 1400 + 10, "{found:?}");
-                // Discovery stops within 20 bytes of the best, and at 1452.
-                let carried = (mtu as usize - HEADS).min(1452);
-                assert!(found.largest + 70 >= carried, "{found:?} of {carried}");
+                assert_eq!(found.full.is_some(), expected.full, "{found:?}");
+                assert!(found.largest >= expected.largest, "{found:?}: {expected:?}");
                 assert!(found.largest < carried, "{found:?} of {carried}");
                 assert!(too_large > 0 || mtu == 1500, "dropped, and counted");
             }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use support::stock_pod::{Sent, StockPeer, StockPod, frame, hello, read};
 use support::{
-    MemoryClient, NOW, PATIENCE, TestRelay, ids, loopback, payload_of, peer, transport, until,
+    FrozenClock, MemoryClient, NOW, PATIENCE, TestRelay, ids, loopback, payload_of, peer,
+    transport, until,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -191,7 +192,8 @@ async fn a_message_to_an_unknown_peer_of_a_stock_pod_waits_for_its_answer_in_ord
     ours.linked(1).await;
     let mut bob = theirs.attach("bob");
     let alice = ours.relay.memory_peer("alice").await;
-    // All of them are held at once, or as many as the answer leaves time for.
+    // The answer is in time whatever else the machine does. All of them are held at once, or as many as it leaves time for.
+    let _clock = FrozenClock::freeze();
     let payload = |number: u32| {
         let mut payload = vec![0; 1280];
         payload[..4].copy_from_slice(&number.to_be_bytes());

@@ -104,8 +104,9 @@ async fn life_behind(mut proxy: Proxy, relay: &Program) {
 
     for addr in [one_addr, two_addr] {
         let told = proxy.kind.told(addr);
-        let line = relay.line(&told);
-        let line = line.unwrap_or_else(|| panic!("{name}: {addr} is not in the log"));
+        let what = format!("{name}: {addr} is in the log");
+        until(&what, || relay.lines(&told) > 0).await;
+        let line = relay.line(&told).unwrap();
         assert_eq!(line["message"], "peer connected", "{name}: {line}");
         assert_eq!(line["client.address"], told, "{name}");
     }

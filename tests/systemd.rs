@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use support::{RawClient, UPGRADE_REQUEST, close, peer, until};
+use support::{RawClient, UPGRADE_REQUEST, close, free_address, peer, until};
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
 use trunkline::auth::{Secret, mint};
@@ -279,8 +279,7 @@ async fn a_manager_that_wants_no_watchdog_hears_of_none() {
 #[test]
 fn a_socket_that_no_setting_names_is_an_error() {
     let (passed, addr) = listener();
-    let (free, elsewhere) = listener();
-    drop(free);
+    let elsewhere = free_address();
     let same = passed.try_clone().unwrap();
     let said = failed(&mut service(vec![same.into()], &elsewhere.to_string()));
     let port = addr.port();

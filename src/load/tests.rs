@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
 use super::{Load, LoadError, Report, Settings, Target, execute};
@@ -52,9 +53,19 @@ fn swallower(back: SocketAddr) -> SocketAddr {
     front
 }
 
+/// An address where nobody listens as long as the socket lives, and this process may. The socket listens at no time: a program that
+/// another test starts has what is open here until its `exec`.
+fn free_address() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
 fn short(load: Load) -> Settings {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let back = free.local_addr().unwrap();
+    let (_held, back) = free_address();
     let mut settings = Settings::new(
         load,
         Target::Proxy {
@@ -175,9 +186,7 @@ fn churn_connects_again_and_again() {
 
 #[test]
 fn nobody_listens_is_an_error_that_says_where() {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let (_held, address) = free_address();
     let target = Target::Relay {
         address,
         host: address.to_string(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use trunkline::RelayBuilder;
 
 use crate::support::{
@@ -75,9 +76,13 @@ async fn tls_byte_by_byte_buys_no_time() {
     assert_eq!(timed_out(&relay, "tls").await, 2);
 }
 
+/// For those who look at what the whole process occupies.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 /// Attackers of each kind hold places, little memory and no more than 10 s, and a peer does not notice.
 async fn many(relay: &TestRelay, begin: &[&[u8]], stage: &str, peers: usize) {
     raise_file_limit();
+    let _alone = ALONE.lock().await;
     let clock = FrozenClock::freeze();
     let before = resident();
     let mut strangers = Vec::new();

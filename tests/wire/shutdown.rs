@@ -1,18 +1,30 @@
 //! The end of a relay (peer-protocol.md, *Shutdown*; operations.md, *Signals* and *Health*).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use trunkline::telemetry::counters::DropReason;
 
 use crate::support::{
-    FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, binary, close, frame, peer, request,
-    transport, until,
+    FrozenClock, PATIENCE, RawClient, TestRelay, UPGRADE_REQUEST, binary, close, frame, peer,
+    real_pause, request, transport, until,
 };
 
 async fn readiness(relay: &TestRelay) -> u16 {
     let get = "GET /readyz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
     request(relay.health, get).await.expect("an answer").status
+}
+
+/// Waits until nobody listens there: a program that another test is just starting has the relay's listener, too, until its `exec`.
+async fn takes_nobody(addr: SocketAddr) {
+    for _ in 0..PATIENCE.as_millis() {
+        if TcpStream::connect(addr).await.is_err() {
+            return;
+        }
+        real_pause().await;
+    }
+    panic!("{addr} still takes connections");
 }
 
 #[tokio::test]
@@ -51,7 +63,7 @@ async fn every_peer_hears_close_and_nobody_holds_up_the_end() {
     .await;
     clock.advance(Duration::from_millis(250)).await;
     relay.stopped().await;
-    assert!(TcpStream::connect(addr).await.is_err());
+    takes_nobody(addr).await;
 }
 
 #[tokio::test]
@@ -75,7 +87,7 @@ async fn from_its_first_moment_the_relay_is_not_ready_and_takes_nobody_new() {
     assert_eq!(request(relay.health, get).await.unwrap().status, 503);
     let get = "GET /healthz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
     assert_eq!(request(relay.health, get).await.unwrap().status, 200);
-    assert!(TcpStream::connect(relay.addr).await.is_err());
+    takes_nobody(relay.addr).await;
 
     clock.advance(Duration::from_millis(2900)).await;
     assert!(!relay.has_stopped());
@@ -150,7 +162,7 @@ async fn with_other_pods_the_closes_are_spread_and_messages_go_on() {
     assert_eq!(relay.relay.peers().len(), 5);
     clock.advance(Duration::from_millis(200)).await;
     until("the first is closed", || relay.relay.peers().len() == 4).await;
-    assert!(TcpStream::connect(relay.addr).await.is_err());
+    takes_nobody(relay.addr).await;
     // Its turn came when the clock had jumped: the turns of the others are counted from there.
     clock.advance(Duration::from_millis(100)).await;
     // One each two seconds; the others go on talking.

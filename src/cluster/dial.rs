@@ -24,6 +24,7 @@ use super::hello::GreetError;
 use super::link::Link;
 use super::stream::PodStream;
 use super::streams::Streams;
+use crate::telemetry::log_limit::brief;
 use crate::telemetry::spans;
 
 /// How long a dial may take, TLS handshake included.
@@ -134,6 +135,10 @@ impl Dialer {
         let mut backoff = Backoff::new(self.backoff_most, self.seed ^ port_and_ip);
         let mut complaint = None;
         loop {
+            // Whoever dialed whom: it was reached.
+            if self.streams.links.is_linked(address) {
+                complaint = None;
+            }
             self.streams.links.unlinked(address).await;
             let span = spans::dial(&address);
             match self.connect(address).instrument(span).await {
@@ -149,12 +154,14 @@ impl Dialer {
                 // There is a link under another address, now known.
                 Ok(None) => {}
                 Err(error) => {
-                    let text = error.to_string();
-                    if complaint.as_ref() == Some(&text) {
+                    let text = brief(&error);
+                    // Some say how many seconds ago a certificate expired.
+                    let but_numbers = text.replace(|digit: char| digit.is_ascii_digit(), "");
+                    if complaint.as_ref() == Some(&but_numbers) {
                         debug!(network.peer.address = %address, error = text, "pod not reached");
                     } else {
                         warn!(network.peer.address = %address, error = text, "pod not reached: it is tried again");
-                        complaint = Some(text);
+                        complaint = Some(but_numbers);
                     }
                 }
             }

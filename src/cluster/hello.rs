@@ -149,7 +149,8 @@ pub(super) enum GreetError {
     Send(#[source] io::Error),
     /// It closed the stream after our HELLO, without a word.
     #[error(
-        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret, its cluster TLS and its time as here?"
+        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret, its cluster TLS and its time as here? (A pod that is just \
+         being stopped does so, too.)"
     )]
     Closed,
     /// It closed the stream after some bytes that are no frame.
@@ -158,7 +159,9 @@ pub(super) enum GreetError {
     /// Its answer does not convince.
     #[error("its HELLO is refused: {0}")]
     Refused(HelloRefusal),
-    /// It is this very pod.
-    #[error("this is the pod itself")]
+    /// It is this very pod, or says so.
+    #[error(
+        "whoever is there announces the address of this pod: two pods have one --pod-ip, or this is another address of this pod itself"
+    )]
     Ourselves,
 }

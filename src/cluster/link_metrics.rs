@@ -44,19 +44,25 @@ impl LinkMetrics {
         let up = links.clone();
         meter
             .u64_observable_gauge(names::CLUSTER_STREAM_UP)
-            .with_description("1 for each other pod that there is a stream to.")
+            .with_description(
+                "1 for each other pod that there is a stream to which carries messages.",
+            )
             .with_callback(move |observer| {
-                for pod in up.upgrade().map(|links| links.pods()).unwrap_or_default() {
+                for pod in up
+                    .upgrade()
+                    .map(|links| links.carrying())
+                    .unwrap_or_default()
+                {
                     observer.observe(1, &[KeyValue::new(names::PEER_POD, pod.0)]);
                 }
             })
             .build();
         meter
             .u64_observable_gauge(names::CLUSTER_STREAMS)
-            .with_description("Other pods that there is a stream to.")
+            .with_description("Other pods that there is a stream to which carries messages.")
             .with_callback(move |observer| {
                 if let Some(links) = links.upgrade() {
-                    observer.observe(links.len() as u64, &[]);
+                    observer.observe(links.carrying().len() as u64, &[]);
                 }
             })
             .build();

@@ -39,9 +39,16 @@ struct State {
     /// The streams of each pod; never none, the one that is used first. Ordered, so that a simulation takes the same course each time.
     by_pod: BTreeMap<PodAddr, Vec<Arc<Link>>>,
     /// Addresses that have been dialed, as long as it is not known what comes of that. The sender goes with the end of it.
-    greeted: BTreeMap<SocketAddr, watch::Sender<()>>,
+    greeted: BTreeMap<SocketAddr, Greeted>,
     /// Addresses that were dialed, and the other ones that the pods there announce.
     aliases: BTreeMap<SocketAddr, PodAddr>,
+}
+
+/// A pod that has been dialed, and from where.
+#[derive(Debug)]
+struct Greeted {
+    from: Option<SocketAddr>,
+    over: watch::Sender<()>,
 }
 
 /// A pod that was dialed is greeted as long as this lives.
@@ -75,9 +82,14 @@ impl Links {
         self.state.read().by_pod.len()
     }
 
-    /// The pods that there is a link to.
-    pub(super) fn pods(&self) -> Vec<PodAddr> {
-        self.state.read().by_pod.keys().cloned().collect()
+    /// The pods to which a link carries peers' messages.
+    pub(super) fn carrying(&self) -> Vec<PodAddr> {
+        let state = self.state.read();
+        let carrying = state
+            .by_pod
+            .iter()
+            .filter(|(_, streams)| streams.iter().any(|link| link.carries_peers()));
+        carrying.map(|(pod, _)| pod.clone()).collect()
     }
 
     /// Who dialed the only stream that there is, those that are being closed included.
@@ -94,14 +106,31 @@ impl Links {
         self.state.write().aliases.insert(dialed, pod.clone());
     }
 
-    /// Until it is dropped, a stream to this address may become a link.
-    pub(super) fn greet(self: &Arc<Self>, address: SocketAddr) -> Greeting {
-        let mut state = self.state.write();
-        state.greeted.insert(address, watch::Sender::new(()));
+    /// Until it is dropped, a stream to this address, `from` this one, may become a link.
+    pub(super) fn greet(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        from: Option<SocketAddr>,
+    ) -> Greeting {
+        let greeted = Greeted {
+            from,
+            over: watch::Sender::new(()),
+        };
+        self.state.write().greeted.insert(address, greeted);
         Greeting {
             links: Arc::clone(self),
             address,
         }
+    }
+
+    /// Whether this pod is greeting somebody from this address.
+    pub(super) fn greets_from(&self, address: Option<SocketAddr>) -> bool {
+        let state = self.state.read();
+        address.is_some()
+            && state
+                .greeted
+                .values()
+                .any(|greeted| greeted.from == address)
     }
 
     /// Whether there is a link to the pod at this address.
@@ -233,7 +262,7 @@ impl Links {
             return None;
         }
         let address: SocketAddr = link.pod().0.parse().ok()?;
-        Some(self.state.read().greeted.get(&address)?.subscribe())
+        Some(self.state.read().greeted.get(&address)?.over.subscribe())
     }
 
     /// The streams of the same pod in the direction that is not kept.

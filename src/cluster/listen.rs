@@ -17,7 +17,7 @@ use super::stream::PodStream;
 use super::streams::Streams;
 use super::tls::{PodTls, TlsRefusal};
 use crate::proto::cluster::hello::HelloRefusal;
-use crate::telemetry::log_limit::log_rarely;
+use crate::telemetry::log_limit::{brief, log_rarely};
 
 /// Streams that have not said HELLO yet, in all. Enough for a large cluster that starts at one instant.
 const GREETING_MAX: usize = 1024;
@@ -134,7 +134,7 @@ async fn greet(streams: Arc<Streams>, stream: PodStream, tls: Option<PodTls>, pl
                     return streams.refuse(remote, HelloRefusal::PlainButTlsRequired, None);
                 }
                 Err(TlsRefusal::Handshake(error)) => {
-                    return streams.refuse(remote, HelloRefusal::TlsFailed, Some(&error));
+                    return streams.refuse(remote, HelloRefusal::TlsFailed, Some(&brief(&error)));
                 }
             },
         };

@@ -34,6 +34,10 @@ enum End {
     Closed,
     #[error("stream lost: {0}")]
     Lost(#[from] io::Error),
+    #[error(
+        "it closed without the end of TLS: it was killed, or something between the pods closes streams"
+    )]
+    Cut,
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("nothing came from the pod for 15 s")]
@@ -85,12 +89,14 @@ impl<R: AsyncRead + Unpin> Session<R> {
             ..
         } = self;
         let sink = inlet.close();
-        streams
-            .links
-            .remove(&link, is_orderly, |replaced| sink.down(replaced));
+        let mut is_replaced = false;
+        streams.links.remove(&link, is_orderly, |replaced| {
+            is_replaced = replaced;
+            sink.down(replaced);
+        });
         link.set_ended();
         let pod = &link.pod().0;
-        if link.is_retired() {
+        if link.is_retired() || is_replaced && matches!(end, End::Closed) {
             debug!(relay.pod = pod, "stream closed: another one is kept");
         } else if matches!(end, End::Closed | End::Stopped) {
             info!(relay.pod = pod, "pod disconnected: {end}");
@@ -142,6 +148,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 filled = poll_fn(|cx| self.reader.poll_fill(cx)) => match filled {
                     Ok(true) => {}
                     Ok(false) => return End::Closed,
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return End::Cut,
                     Err(error) => return End::Lost(error),
                 },
             }

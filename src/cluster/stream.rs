@@ -34,6 +34,8 @@ pub struct PodStream {
     pub(super) direct: Option<Arc<dyn TryWrite>>,
     /// The other end, for logs and limits.
     pub(super) remote: Option<SocketAddr>,
+    /// This end, if it is known.
+    pub(super) local: Option<SocketAddr>,
 }
 
 impl PodStream {
@@ -48,7 +50,8 @@ impl PodStream {
             read: Box::new(read),
             write: Box::new(write),
             direct: None,
-            remote,
+            remote: canonical(remote),
+            local: None,
         }
     }
 
@@ -61,10 +64,8 @@ impl PodStream {
     /// Outside a runtime.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         tune(&stream);
-        // A socket for both families calls the others' IPv4 addresses ::ffff:10.0.0.1.
-        let remote = stream.peer_addr().ok();
-        let remote =
-            remote.map(|remote| SocketAddr::new(remote.ip().to_canonical(), remote.port()));
+        let remote = canonical(stream.peer_addr().ok());
+        let local = canonical(stream.local_addr().ok());
         #[cfg(unix)]
         let (read, write) = super::halves::split(stream.into_std()?)?;
         #[cfg(not(unix))]
@@ -77,6 +78,7 @@ impl PodStream {
             write: Box::new(write.clone()),
             direct: Some(Arc::new(write)),
             remote,
+            local,
         })
     }
 }
@@ -87,6 +89,14 @@ impl fmt::Debug for PodStream {
             .field("remote", &self.remote)
             .finish_non_exhaustive()
     }
+}
+
+/// A socket for both families calls IPv4 addresses `::ffff:10.0.0.1`.
+fn canonical(remote: Option<SocketAddr>) -> Option<SocketAddr> {
+    remote.map(|mut remote| {
+        remote.set_ip(remote.ip().to_canonical());
+        remote
+    })
 }
 
 /// Sets what a stream between pods wants beyond what every stream does.

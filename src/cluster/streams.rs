@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::ServiceBuilder;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::dial::{DIAL_TIMEOUT, Dial, Dialer};
 use super::discovery::Discovered;
@@ -27,7 +27,7 @@ use super::listen::{self, Accept};
 use super::reader::FrameReader;
 use super::session::Session;
 use super::stream::PodStream;
-use super::tls::{PodTls, TlsDialLayer};
+use super::tls::{HANDSHAKE_RECORD, PodTls, TlsDialLayer};
 use crate::crosspod::PodAddr;
 use crate::outbox::QueuePolicy;
 use crate::proto::cluster::PING;
@@ -148,7 +148,7 @@ impl Streams {
         address: SocketAddr,
         mut stream: PodStream,
     ) -> Result<Result<Arc<Link>, AlreadyLinked>, GreetError> {
-        let _greeting = self.links.greet(address);
+        let _greeting = self.links.greet(address, stream.local);
         let mut hello = self.identity.hello();
         // Tells one of ours at once that we are, too.
         hello.extend_from_slice(&PING);
@@ -211,8 +211,15 @@ impl Streams {
                 let payload = split_hello(&mut bytes, payload);
                 match self.identity.judge(&payload) {
                     Ok(pod) if pod == self.identity.own => {
-                        tracing::debug!("this pod has dialed itself: stream closed");
-                        return;
+                        let is_ourselves = self.links.greets_from(stream.remote);
+                        // By our answer whoever dialed sees that both have one address.
+                        let _ = stream.write.write_all(&self.identity.hello()).await;
+                        let _ = stream.write.flush().await;
+                        if is_ourselves {
+                            debug!("this pod has dialed itself: stream closed");
+                            return;
+                        }
+                        HelloRefusal::OwnAddress
                     }
                     Ok(pod) => {
                         let greeted = Greeted {
@@ -233,7 +240,9 @@ impl Streams {
             First::Other => HelloRefusal::FirstFrameNotHello,
             First::TooLong | First::Cut => HelloRefusal::Malformed,
         };
-        self.refuse(stream.remote, refusal, None);
+        let is_tls = bytes.first() == Some(&HANDSHAKE_RECORD);
+        let why = is_tls.then_some("it speaks TLS, and this pod has no --cluster-tls-cert-file");
+        self.refuse(stream.remote, refusal, why);
     }
 
     /// Counts and logs a pod, or whatever it was, that dialed in vain.
@@ -241,11 +250,10 @@ impl Streams {
         &self,
         remote: Option<SocketAddr>,
         refusal: HelloRefusal,
-        error: Option<&io::Error>,
+        error: Option<&str>,
     ) {
         self.metrics.hello_refused(refusal);
         let remote = remote.map(tracing::field::display);
-        let error = error.map(tracing::field::display);
         log_rarely!(
             warn,
             self.log_limit,
@@ -281,11 +289,16 @@ impl Streams {
         let mut inlet = Inlet::new(&self.links, &link, sink);
         if greeted.is_ours {
             inlet.became_ours();
-        } else if dialer == link::Dialer::Us {
+        } else if dialer == link::Dialer::Us && link.carries_peers() {
             info!(
                 relay.pod = link.pod().0,
-                carries_peers = link.carries_peers(),
                 "pod connected: it does not answer HELLO, as stock pods do not"
+            );
+        } else if dialer == link::Dialer::Us {
+            warn!(
+                relay.pod = link.pod().0,
+                "pod connected, but nothing is sent to it: it does not answer HELLO, as pods that stand still do not, and stock pods, \
+                 which need --cluster-allow-one-way"
             );
         }
         self.links.settle(link.pod());

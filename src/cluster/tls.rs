@@ -29,10 +29,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::stream::PodStream;
 use crate::reload::Reload;
+use crate::telemetry::log_limit::brief;
+use crate::time::Clock;
 use crate::tls::{Certificate, CertificateError, CertificateFiles};
 
 /// The first byte of every TLS connection: a record of the type *handshake*. A HELLO begins with 0.
-const HANDSHAKE_RECORD: u8 = 22;
+pub(super) const HANDSHAKE_RECORD: u8 = 22;
 
 /// Where the material for TLS between pods is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,7 @@ impl PodTlsError {
 struct Material {
     certificate: Certificate,
     ca: Vec<CertificateDer<'static>>,
+    verifier: Arc<ChainVerifier>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
@@ -132,17 +135,20 @@ fn configure(
             .map_err(|error| words(&error))?;
     let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| words(&error))?
+        .map_err(|error| words(&error))?;
+    let verifier = Arc::new(ChainVerifier {
+        roots,
+        provider,
+        chain,
+    });
+    let client = client
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ChainVerifier {
-            roots,
-            provider,
-            chain,
-        }))
+        .with_custom_certificate_verifier(verifier.clone())
         .with_client_cert_resolver(shown);
     Ok(Material {
         certificate,
         ca,
+        verifier,
         client: Arc::new(client),
         server: Arc::new(server),
     })
@@ -156,6 +162,24 @@ struct ChainVerifier {
     chain: Arc<WebPkiServerVerifier>,
 }
 
+impl ChainVerifier {
+    /// Whether a chain leads to one of the authorities.
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(end_entity)?,
+            &self.roots,
+            intermediates,
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )
+    }
+}
+
 impl ServerCertVerifier for ChainVerifier {
     fn verify_server_cert(
         &self,
@@ -165,14 +189,7 @@ impl ServerCertVerifier for ChainVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
+        self.verify(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -269,13 +286,40 @@ impl PodTls {
         name: Option<String>,
         allow_plain: bool,
     ) -> Result<Self, PodTlsError> {
-        Ok(Self {
+        let tls = Self {
             material: Arc::new(RwLock::new(Arc::new(files.load()?))),
             spoken: Arc::default(),
             files,
             name,
             allow_plain,
-        })
+        };
+        tls.tell();
+        Ok(tls)
+    }
+
+    /// Logs what this pod shows, and why other pods will not take it, if they are set up as this one is.
+    fn tell(&self) {
+        let material = self.material();
+        let (certificate, clock) = (&material.certificate, Clock::system());
+        certificate.log("certificate for other pods in use", &clock);
+        let key = certificate.key();
+        let Some((shown, intermediates)) = key.cert.split_first() else {
+            return;
+        };
+        if let Err(error) = self.check_name(Some(&key.cert)) {
+            tracing::warn!(%error, "pods with the same --cluster-tls-name refuse the certificate of this one");
+        }
+        // Of its dates the log has told.
+        let is_within_its_dates = certificate.is_valid_at(clock.now_unix());
+        let verified = material
+            .verifier
+            .verify(shown, intermediates, UnixTime::now());
+        if let (true, Err(error)) = (is_within_its_dates, verified) {
+            tracing::warn!(
+                error = brief(&error),
+                "pods with the same --cluster-tls-ca-file refuse the certificate of this one"
+            );
+        }
     }
 
     /// Keeps the material at what the files hold, for ever; streams that are up stay. Looks every `interval` and when `reload` says
@@ -287,7 +331,8 @@ impl PodTls {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = reload.asked() => {}
+                // Whoever asks wants to hear what is wrong, also once more.
+                () = reload.asked() => complaint = None,
             }
             let files = self.files.clone();
             // They may lie on a network mount that hangs: not on a thread that carries peers.
@@ -303,6 +348,7 @@ impl PodTls {
                             "the TLS files of the cluster have changed: they are in use"
                         );
                         *self.material.write() = Arc::new(new);
+                        self.tell();
                     }
                 }
                 Err(error) => {
@@ -343,7 +389,10 @@ impl PodTls {
         let tls = acceptor.accept(io).await.map_err(TlsRefusal::Handshake)?;
         self.check_name(tls.get_ref().1.peer_certificates())
             .map_err(TlsRefusal::Handshake)?;
-        Ok(PodStream::new(tls, stream.remote))
+        Ok(PodStream {
+            local: stream.local,
+            ..PodStream::new(tls, stream.remote)
+        })
     }
 
     /// The client's end.
@@ -353,7 +402,10 @@ impl PodTls {
         let name = ServerName::IpAddress(address.ip().into());
         let tls = connector.connect(name, io).await?;
         self.check_name(tls.get_ref().1.peer_certificates())?;
-        Ok(PodStream::new(tls, stream.remote))
+        Ok(PodStream {
+            local: stream.local,
+            ..PodStream::new(tls, stream.remote)
+        })
     }
 
     /// Whether the other pod's certificate carries the name that it must.
@@ -443,10 +495,13 @@ where
                     let plain = inner.ready().await.map_err(Into::into)?;
                     let stream = plain.call(address).await.map_err(Into::into)?;
                     if tls.spoken.plain(address) {
-                        tracing::warn!(network.peer.address = %address, %error,
+                        tracing::warn!(network.peer.address = %address, error = brief(&error),
                             "no TLS with a pod: it is spoken to in the clear, as is allowed; told once for each address");
                     }
                     Ok(stream)
+                }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Err("the pod closed the stream in the TLS handshake: is this its cluster port, and has it cluster TLS?".into())
                 }
                 Err(error) => Err(error.into()),
             }

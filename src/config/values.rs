@@ -277,7 +277,7 @@ pub(super) fn bytes(text: &str, range: RangeInclusive<usize>) -> Result<usize, W
             Wrong::new(
                 format!("{} does not do", quoted(text)),
                 format!(
-                    "give a size from {} to {}, such as 524288, 512KiB or 1MiB",
+                    "give a size from {} to {}, such as 64000000, 64MB or 64MiB",
                     size(*range.start()),
                     size(*range.end())
                 ),

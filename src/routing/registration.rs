@@ -13,6 +13,7 @@ use crate::transport::{RemoteAddr, TransportKind};
 
 /// Why a connection was ended from outside its own loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum EndReason {
     /// A newer connection has the same peer ID.

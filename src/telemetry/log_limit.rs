@@ -1,4 +1,5 @@
-//! Lines of the log that strangers could cause without end: one of a kind in ten seconds, which says how many more there were.
+//! Lines of the log that strangers could cause without end, or make as long as they like: one of a kind in ten seconds, which says how
+//! many more there were, and errors cut short.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,6 +9,19 @@ use tokio::time::Instant;
 
 /// How long a kind of line is silent after one.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What of an error is told, in bytes: a failed handshake may quote the other side's certificate at length.
+const ERROR_MAX: usize = 300;
+
+/// An error for the log, whoever had a hand in its text.
+pub(crate) fn brief(error: &impl std::fmt::Display) -> String {
+    let mut text = error.to_string();
+    if text.len() > ERROR_MAX {
+        text.truncate(text.floor_char_boundary(ERROR_MAX));
+        text.push_str("...");
+    }
+    text
+}
 
 /// Which kinds of lines were said when. A kind is a place in the source and a reason, so there are only so many.
 #[derive(Debug, Default)]
@@ -58,6 +72,15 @@ pub(crate) use log_rarely;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_error_the_beginning_is_told() {
+        assert_eq!(brief(&"x".repeat(ERROR_MAX)), "x".repeat(ERROR_MAX));
+        let told = brief(&"ä".repeat(ERROR_MAX));
+        assert_eq!(told, format!("{}...", "ä".repeat(ERROR_MAX / 2)));
+        let told = brief(&format!("x{}", "ä".repeat(ERROR_MAX)));
+        assert_eq!(told, format!("x{}...", "ä".repeat(ERROR_MAX / 2 - 1)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_of_a_kind_in_ten_seconds_and_none_is_forgotten() {

@@ -45,7 +45,7 @@ pub enum CertificateError {
     #[error("{} is encrypted: a key without a passphrase is needed", .0.display())]
     EncryptedKey(PathBuf),
     /// What the first block holds is no certificate.
-    #[error("{} begins with something other than an x509 certificate", .0.display())]
+    #[error("{} begins with something other than an x509 certificate of version 3 (openssl makes one of version 1 if it is given no extension)", .0.display())]
     NotX509(PathBuf),
     /// The two do not belong together.
     #[error("the private key in {} is not that of the first certificate in {}", key.display(), certificate.display())]

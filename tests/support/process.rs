@@ -130,8 +130,15 @@ impl Program {
 
     /// The first line of the log that holds this text.
     pub(crate) fn line(&self, text: &str) -> Option<serde_json::Value> {
+        self.line_with(&[text])
+    }
+
+    /// The first line of the log that holds all of these texts.
+    pub(crate) fn line_with(&self, texts: &[&str]) -> Option<serde_json::Value> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let line = log.lines().find(|line| line.contains(text))?;
+        let line = log
+            .lines()
+            .find(|line| texts.iter().all(|text| line.contains(text)))?;
         serde_json::from_str(line).ok()
     }
 }

@@ -51,6 +51,9 @@ async fn fault_11_a_pod_that_does_not_answer_carries_none_unless_it_is_allowed()
         let link = pod.link().await;
         assert!(!link.is_ours());
         assert_eq!(link.carries_peers(), carries_peers);
+        let counted = f64::from(u8::from(carries_peers));
+        assert_eq!(pod.metric("relay_cluster_streams"), counted);
+        assert_eq!(pod.metric("relay_cluster_stream_up"), counted);
     }
 }
 
@@ -61,6 +64,7 @@ async fn fault_11_a_late_answer_counts() {
     raw.hello("10.0.0.2:7090", "new").await;
     pod.until(is_ours).await;
     assert!(pod.link().await.carries_peers());
+    assert_eq!(pod.metric("relay_cluster_streams"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,6 +42,44 @@ async fn refusals_are_counted_by_reason() {
     assert_eq!(pod.streams.links.len() + open.streams.links.len(), 0);
 }
 
+/// By our answer it sees what is wrong, too.
+#[tokio::test]
+async fn a_pod_that_announces_our_address_is_refused() {
+    let pod = Pod::tcp(Options::default()).await;
+    let own = pod.address.to_string();
+    let mut raw = Raw(tokio::net::TcpStream::connect(pod.address).await.unwrap());
+    raw.hello(&own, "").await;
+    let answer = raw.expect(FrameType::Hello).await;
+    let verdict = crate::proto::cluster::hello::check_hello(&answer, &[], NOW);
+    assert_eq!(verdict, Ok(&*own));
+    assert!(within(raw.frame()).await.is_none());
+    within(async {
+        while pod.rejects(HelloRefusal::OwnAddress) != 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(pod.streams.links.len(), 0);
+}
+
+/// As where a list names a pod by another address than it announces: nobody is to blame.
+#[tokio::test]
+async fn a_pod_that_dials_itself_notices_and_counts_nothing() {
+    let pod = Pod::tcp(Options {
+        announces: Some("10.0.0.1:7090".parse().unwrap()),
+        ..Options::default()
+    })
+    .await;
+    let stream = tokio::net::TcpStream::connect(pod.address).await.unwrap();
+    let stream = PodStream::tcp(stream).unwrap();
+    let Err(error) = within(pod.streams.dialed(pod.address, stream)).await else {
+        panic!("a link to itself");
+    };
+    assert!(matches!(error, GreetError::Ourselves), "{error}");
+    assert_eq!(pod.rejects(HelloRefusal::OwnAddress), 0.0);
+    assert_eq!(pod.streams.links.len(), 0);
+}
+
 #[tokio::test]
 async fn a_probe_without_a_word_is_not_counted() {
     let pod = Pod::tcp(Options::default()).await;

@@ -24,7 +24,7 @@ use tower::service_fn;
 use super::dial::{Dial, TcpDial};
 use super::discovery::Discovered;
 use super::fabric::{Fabric, FrameSink};
-use super::hello::{ClusterSecrets, Identity};
+use super::hello::{ClusterSecrets, GreetError, Identity};
 use super::link::{Dialer, Link};
 use super::listen::Accept;
 use super::stream::PodStream;

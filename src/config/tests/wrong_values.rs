@@ -10,13 +10,13 @@ fn each_mistake_says_where_what_and_what_instead() {
     let address = "give :port for all addresses, or host:port, ip:port, [ipv6]:port";
     let port = "give a number from 0 to 65535 (0: any free port)";
     let path = "give a path such as /relay: it starts with /, and has no query, no white space and none of {}*";
-    let queue = "give a size from 64KiB to 1GiB, such as 524288, 512KiB or 1MiB";
-    let pod_queue = "give a size from 1MiB to 1GiB, such as 524288, 512KiB or 1MiB";
+    let queue = "give a size from 64KiB to 1GiB, such as 64000000, 64MB or 64MiB";
+    let pod_queue = "give a size from 1MiB to 1GiB, such as 64000000, 64MB or 64MiB";
     let pod_port = "give a whole number from 1 to 65535";
     let pod_ip = "give one IP address without a port, such as 10.0.0.1 or 2001:db8::1";
     let headless = "give the Service's name alone, such as relay or relay.mesh.svc.cluster.local; the port is that of --cluster-port";
     let pods = "give the pods with commas between them, such as 10.0.0.1:7090,[2001:db8::1]:7090,relay-b.example.com:7090";
-    let memory = "give a size from 16MiB to 1024GiB, such as 524288, 512KiB or 1MiB";
+    let memory = "give a size from 16MiB to 1024GiB, such as 64000000, 64MB or 64MiB";
     let age = "give a duration from 1ms to 1m, such as 1s or 500ms";
     let limit = "give a whole number from 0 to 16777216";
     let count = "give a whole number from 1 to 16777216";

@@ -99,11 +99,14 @@ pub enum HelloRefusal {
     /// The TLS handshake before it failed.
     #[error("TLS handshake failed")]
     TlsFailed,
+    /// It announces the address of the pod that it came to.
+    #[error("announces the address of this pod: each pod's --pod-ip must be its own")]
+    OwnAddress,
 }
 
 impl HelloRefusal {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::HmacMismatch,
         Self::UnsignedButRequired,
         Self::SignedButUnsupported,
@@ -113,6 +116,7 @@ impl HelloRefusal {
         Self::FirstFrameNotHello,
         Self::PlainButTlsRequired,
         Self::TlsFailed,
+        Self::OwnAddress,
     ];
 
     /// The metric label.
@@ -128,6 +132,7 @@ impl HelloRefusal {
             Self::FirstFrameNotHello => "first_frame_not_hello",
             Self::PlainButTlsRequired => "plain_but_tls_required",
             Self::TlsFailed => "tls_failed",
+            Self::OwnAddress => "own_address",
         }
     }
 }

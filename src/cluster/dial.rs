@@ -91,6 +91,27 @@ impl Drop for Dialing {
     }
 }
 
+/// What is wrong with a pod that takes the stream and says nothing, where it would have to prove the secret.
+const UNANSWERED: &str = "it takes the stream but does not answer HELLO, so nothing is sent to it: it stands still, or it is a stock \
+                          pod and --cluster-allow-one-way is missing";
+
+/// What was last said to be wrong with a pod: the same is not said again.
+#[derive(Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    fn tell(&mut self, address: SocketAddr, error: &str) {
+        // Some errors say how many seconds ago a certificate expired.
+        let but_numbers = error.replace(|letter: char| letter.is_ascii_digit(), "");
+        if self.0.as_ref() == Some(&but_numbers) {
+            debug!(network.peer.address = %address, error, "pod not reached");
+        } else {
+            warn!(network.peer.address = %address, error, "pod not reached: it is tried again");
+            self.0 = Some(but_numbers);
+        }
+    }
+}
+
 /// What the dialers need.
 #[derive(Clone)]
 pub(super) struct Dialer {
@@ -133,19 +154,24 @@ impl Dialer {
             std::net::IpAddr::V6(ip) => ip.to_bits() as u64,
         } ^ (u64::from(address.port()) << 48);
         let mut backoff = Backoff::new(self.backoff_most, self.seed ^ port_and_ip);
-        let mut complaint = None;
+        let mut complaint = Complaint::default();
         loop {
             // Whoever dialed whom: it was reached.
             if self.streams.links.is_linked(address) {
-                complaint = None;
+                complaint = Complaint::default();
             }
             self.streams.links.unlinked(address).await;
             let span = spans::dial(&address);
             match self.connect(address).instrument(span).await {
                 Ok(Some(link)) => {
-                    complaint = None;
+                    if !self.streams.links.carries_peers(link.pod()) {
+                        complaint.tell(address, UNANSWERED);
+                    }
                     let up = Instant::now();
                     link.ended().await;
+                    if link.carries_peers() {
+                        complaint = Complaint::default();
+                    }
                     // A pod that takes our stream and drops it at once is not asked more often than one that takes none.
                     if up.elapsed() >= self.backoff_most {
                         backoff.reset();
@@ -153,17 +179,7 @@ impl Dialer {
                 }
                 // There is a link under another address, now known.
                 Ok(None) => {}
-                Err(error) => {
-                    let text = brief(&error);
-                    // Some say how many seconds ago a certificate expired.
-                    let but_numbers = text.replace(|digit: char| digit.is_ascii_digit(), "");
-                    if complaint.as_ref() == Some(&but_numbers) {
-                        debug!(network.peer.address = %address, error = text, "pod not reached");
-                    } else {
-                        warn!(network.peer.address = %address, error = text, "pod not reached: it is tried again");
-                        complaint = Some(but_numbers);
-                    }
-                }
+                Err(error) => complaint.tell(address, &brief(&error)),
             }
             sleep(backoff.pause()).await;
         }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
+use super::stream::PodStream;
 use crate::crosspod::PodAddr;
 use crate::proto::cluster::hello::{ClusterSecret, HelloRefusal, check_hello, encode_hello};
 use crate::proto::cluster::{FRAME_HEADER_LEN, FrameType, next_frame};
@@ -140,6 +142,25 @@ pub(super) fn split_hello(bytes: &mut Vec<u8>, payload: usize) -> Vec<u8> {
     hello[FRAME_HEADER_LEN..].to_vec()
 }
 
+/// Sends a HELLO back as it came, by which its sender sees that this pod has the same address; nothing new is signed. Waits a moment
+/// for the other end to close, so that no reset overtakes it.
+pub(super) async fn return_to_sender(mut stream: PodStream, payload: &[u8]) {
+    let returned = async {
+        let len = u16::try_from(payload.len()).map_err(io::Error::other)?;
+        let head = [
+            FrameType::Hello as u8,
+            len.to_be_bytes()[0],
+            len.to_be_bytes()[1],
+        ];
+        stream.write.write_all(&[&head, payload].concat()).await?;
+        stream.write.shutdown().await?;
+        while stream.read.read(&mut [0; 64]).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whatever went wrong, the stream is closed.
+    let _ = timeout(ANSWER_WAIT, returned).await;
+}
+
 /// Why a pod that was dialed makes no link.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -149,8 +170,8 @@ pub(super) enum GreetError {
     Send(#[source] io::Error),
     /// It closed the stream after our HELLO, without a word.
     #[error(
-        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret, its cluster TLS and its time as here? (A pod that is just \
-         being stopped does so, too.)"
+        "the pod closed the stream after our HELLO: is this its cluster port, and are its cluster secret, its cluster TLS and its time as here? \
+         (A pod that is just being stopped does so, too.)"
     )]
     Closed,
     /// It closed the stream after some bytes that are no frame.

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::fabric::Fabric;
 use super::link::{Dialer, Link};
 use crate::crosspod::PodAddr;
+use crate::proto::cluster::FRAME_HEADER_LEN;
 
 /// How long the stream that would be kept may take to answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -44,10 +45,10 @@ struct State {
     aliases: BTreeMap<SocketAddr, PodAddr>,
 }
 
-/// A pod that has been dialed, and from where.
+/// A pod that has been dialed, and with which HELLO.
 #[derive(Debug)]
 struct Greeted {
-    from: Option<SocketAddr>,
+    hello: Vec<u8>,
     over: watch::Sender<()>,
 }
 
@@ -82,14 +83,20 @@ impl Links {
         self.state.read().by_pod.len()
     }
 
-    /// The pods to which a link carries peers' messages.
+    /// The pods whose link, the one that is used, carries peers' messages.
     pub(super) fn carrying(&self) -> Vec<PodAddr> {
         let state = self.state.read();
-        let carrying = state
-            .by_pod
-            .iter()
-            .filter(|(_, streams)| streams.iter().any(|link| link.carries_peers()));
-        carrying.map(|(pod, _)| pod.clone()).collect()
+        let used = state.by_pod.values().filter_map(|streams| streams.first());
+        used.filter(|link| link.carries_peers())
+            .map(|link| link.pod().clone())
+            .collect()
+    }
+
+    /// Whether the link that is used to this pod carries peers' messages.
+    pub(super) fn carries_peers(&self, pod: &PodAddr) -> bool {
+        let state = self.state.read();
+        let used = state.by_pod.get(pod).and_then(|streams| streams.first());
+        used.is_some_and(|link| link.carries_peers())
     }
 
     /// Who dialed the only stream that there is, those that are being closed included.
@@ -106,14 +113,10 @@ impl Links {
         self.state.write().aliases.insert(dialed, pod.clone());
     }
 
-    /// Until it is dropped, a stream to this address, `from` this one, may become a link.
-    pub(super) fn greet(
-        self: &Arc<Self>,
-        address: SocketAddr,
-        from: Option<SocketAddr>,
-    ) -> Greeting {
+    /// Until it is dropped, a stream to this address, on which `hello` is said, may become a link.
+    pub(super) fn greet(self: &Arc<Self>, address: SocketAddr, hello: &[u8]) -> Greeting {
         let greeted = Greeted {
-            from,
+            hello: hello.to_owned(),
             over: watch::Sender::new(()),
         };
         self.state.write().greeted.insert(address, greeted);
@@ -123,14 +126,12 @@ impl Links {
         }
     }
 
-    /// Whether this pod is greeting somebody from this address.
-    pub(super) fn greets_from(&self, address: Option<SocketAddr>) -> bool {
+    /// Whether this pod is greeting somebody with a HELLO of this payload. Another pod that announces our address says the same only
+    /// in the same second.
+    pub(super) fn greets_with(&self, payload: &[u8]) -> bool {
         let state = self.state.read();
-        address.is_some()
-            && state
-                .greeted
-                .values()
-                .any(|greeted| greeted.from == address)
+        let mut greeted = state.greeted.values();
+        greeted.any(|greeted| greeted.hello.get(FRAME_HEADER_LEN..) == Some(payload))
     }
 
     /// Whether there is a link to the pod at this address.
@@ -170,6 +171,10 @@ impl Links {
             // One of ours is used until it is settled which is kept.
             Some(first) if first.is_ours() && first.is_up() => {
                 link.park();
+                streams.push(Arc::clone(link));
+            }
+            // A pod that has proven the secret on a stream of its own need not do so on ours.
+            Some(first) if first.is_up() && first.carries_peers() && !link.carries_peers() => {
                 streams.push(Arc::clone(link));
             }
             _ => {

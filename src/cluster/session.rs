@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::hello::GreetError;
 use super::inlet::Inlet;
 use super::link::Link;
 use super::ping::{Due, Pinger};
@@ -35,7 +36,7 @@ enum End {
     #[error("stream lost: {0}")]
     Lost(#[from] io::Error),
     #[error(
-        "it closed without the end of TLS: it was killed, or something between the pods closes streams"
+        "it ended in the middle of TLS: the pod was killed or gave it up, or something between the pods closes streams"
     )]
     Cut,
     #[error("{0}")]
@@ -46,6 +47,8 @@ enum End {
     Unwritable,
     #[error("the pod's HELLO is refused: {0}")]
     Refused(HelloRefusal),
+    #[error("{}", GreetError::Ourselves)]
+    Ourselves,
     #[error("shutting down")]
     Stopped,
 }
@@ -201,6 +204,10 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 Frame::Hello(payload) if self.expects_answer => {
                     self.expects_answer = false;
                     let pod = self.streams.judge(payload).map_err(End::Refused)?;
+                    // Our own HELLO proves nothing: whoever got it can send it back.
+                    if pod == self.streams.identity.own {
+                        return Err(End::Ourselves);
+                    }
                     if pod != *self.link.pod() {
                         debug!(
                             relay.pod = self.link.pod().0,

@@ -34,8 +34,6 @@ pub struct PodStream {
     pub(super) direct: Option<Arc<dyn TryWrite>>,
     /// The other end, for logs and limits.
     pub(super) remote: Option<SocketAddr>,
-    /// This end, if it is known.
-    pub(super) local: Option<SocketAddr>,
 }
 
 impl PodStream {
@@ -51,7 +49,6 @@ impl PodStream {
             write: Box::new(write),
             direct: None,
             remote: canonical(remote),
-            local: None,
         }
     }
 
@@ -65,7 +62,6 @@ impl PodStream {
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         tune(&stream);
         let remote = canonical(stream.peer_addr().ok());
-        let local = canonical(stream.local_addr().ok());
         #[cfg(unix)]
         let (read, write) = super::halves::split(stream.into_std()?)?;
         #[cfg(not(unix))]
@@ -78,7 +74,6 @@ impl PodStream {
             write: Box::new(write.clone()),
             direct: Some(Arc::new(write)),
             remote,
-            local,
         })
     }
 }

@@ -17,7 +17,8 @@ use super::dial::{DIAL_TIMEOUT, Dial, Dialer};
 use super::discovery::Discovered;
 use super::fabric::Fabric;
 use super::hello::{
-    ANSWER_WAIT, First, GreetError, HELLO_TIMEOUT, Identity, first_frame, split_hello, whole_frame,
+    ANSWER_WAIT, First, GreetError, HELLO_TIMEOUT, Identity, first_frame, return_to_sender,
+    split_hello, whole_frame,
 };
 use super::inlet::Inlet;
 use super::link::{self, Link};
@@ -148,8 +149,8 @@ impl Streams {
         address: SocketAddr,
         mut stream: PodStream,
     ) -> Result<Result<Arc<Link>, AlreadyLinked>, GreetError> {
-        let _greeting = self.links.greet(address, stream.local);
         let mut hello = self.identity.hello();
+        let _greeting = self.links.greet(address, &hello);
         // Tells one of ours at once that we are, too.
         hello.extend_from_slice(&PING);
         let sent = timeout(HELLO_TIMEOUT, async {
@@ -205,21 +206,18 @@ impl Streams {
 
     /// Waits for the HELLO on a stream that another pod dialed, and makes it a link.
     pub(super) async fn accepted(self: &Arc<Self>, mut stream: PodStream) {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut why, remote) = (Vec::new(), None, stream.remote);
         let refusal = match first_frame(&mut stream.read, &mut bytes).await {
             First::Hello { payload } => {
                 let payload = split_hello(&mut bytes, payload);
                 match self.identity.judge(&payload) {
                     Ok(pod) if pod == self.identity.own => {
-                        let is_ourselves = self.links.greets_from(stream.remote);
-                        // By our answer whoever dialed sees that both have one address.
-                        let _ = stream.write.write_all(&self.identity.hello()).await;
-                        let _ = stream.write.flush().await;
+                        let is_ourselves = self.links.greets_with(&payload);
+                        return_to_sender(stream, &payload).await;
                         if is_ourselves {
-                            debug!("this pod has dialed itself: stream closed");
-                            return;
+                            return debug!("this pod has dialed itself: stream closed");
                         }
-                        HelloRefusal::OwnAddress
+                        return self.refuse(remote, HelloRefusal::OwnAddress, None);
                     }
                     Ok(pod) => {
                         let greeted = Greeted {
@@ -237,12 +235,15 @@ impl Streams {
                 }
             }
             First::Nothing => return,
-            First::Other => HelloRefusal::FirstFrameNotHello,
+            First::Other => {
+                let is_tls = bytes.first() == Some(&HANDSHAKE_RECORD);
+                why =
+                    is_tls.then_some("it speaks TLS, and this pod has no --cluster-tls-cert-file");
+                HelloRefusal::FirstFrameNotHello
+            }
             First::TooLong | First::Cut => HelloRefusal::Malformed,
         };
-        let is_tls = bytes.first() == Some(&HANDSHAKE_RECORD);
-        let why = is_tls.then_some("it speaks TLS, and this pod has no --cluster-tls-cert-file");
-        self.refuse(stream.remote, refusal, why);
+        self.refuse(remote, refusal, why);
     }
 
     /// Counts and logs a pod, or whatever it was, that dialed in vain.
@@ -293,12 +294,6 @@ impl Streams {
             info!(
                 relay.pod = link.pod().0,
                 "pod connected: it does not answer HELLO, as stock pods do not"
-            );
-        } else if dialer == link::Dialer::Us {
-            warn!(
-                relay.pod = link.pod().0,
-                "pod connected, but nothing is sent to it: it does not answer HELLO, as pods that stand still do not, and stock pods, \
-                 which need --cluster-allow-one-way"
             );
         }
         self.links.settle(link.pod());

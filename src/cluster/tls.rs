@@ -17,6 +17,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
@@ -82,7 +83,9 @@ impl PodTlsError {
 struct Material {
     certificate: Certificate,
     ca: Vec<CertificateDer<'static>>,
-    verifier: Arc<ChainVerifier>,
+    servers: Arc<ChainVerifier>,
+    clients: Arc<dyn ClientCertVerifier>,
+
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
@@ -127,7 +130,7 @@ fn configure(
     let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| words(&error))?
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(clients.clone())
         .with_cert_resolver(shown.clone());
     let chain =
         WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
@@ -136,19 +139,21 @@ fn configure(
     let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| words(&error))?;
-    let verifier = Arc::new(ChainVerifier {
+    let servers = Arc::new(ChainVerifier {
         roots,
         provider,
         chain,
     });
     let client = client
         .dangerous()
-        .with_custom_certificate_verifier(verifier.clone())
+        .with_custom_certificate_verifier(servers.clone())
         .with_client_cert_resolver(shown);
     Ok(Material {
         certificate,
         ca,
-        verifier,
+        servers,
+        clients,
+
         client: Arc::new(client),
         server: Arc::new(server),
     })
@@ -309,12 +314,19 @@ impl PodTls {
         if let Err(error) = self.check_name(Some(&key.cert)) {
             tracing::warn!(%error, "pods with the same --cluster-tls-name refuse the certificate of this one");
         }
-        // Of its dates the log has told.
-        let is_within_its_dates = certificate.is_valid_at(clock.now_unix());
-        let verified = material
-            .verifier
-            .verify(shown, intermediates, UnixTime::now());
-        if let (true, Err(error)) = (is_within_its_dates, verified) {
+        if !certificate.is_valid_at(clock.now_unix()) {
+            // The log has just told.
+            return;
+        }
+        let now = UnixTime::now();
+        let taken = material.servers.verify(shown, intermediates, now);
+        let taken = taken.and_then(|()| {
+            let verified = material
+                .clients
+                .verify_client_cert(shown, intermediates, now);
+            verified.map(|_| ())
+        });
+        if let Err(error) = taken {
             tracing::warn!(
                 error = brief(&error),
                 "pods with the same --cluster-tls-ca-file refuse the certificate of this one"
@@ -328,7 +340,15 @@ impl PodTls {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complaint = None;
+        let is_valid = || {
+            let now = Clock::system().now_unix();
+            self.material().certificate.is_valid_at(now)
+        };
+        let mut was_valid = is_valid();
         loop {
+            if std::mem::replace(&mut was_valid, is_valid()) != was_valid {
+                self.tell();
+            }
             tokio::select! {
                 _ = ticks.tick() => {}
                 // Whoever asks wants to hear what is wrong, also once more.
@@ -349,6 +369,7 @@ impl PodTls {
                         );
                         *self.material.write() = Arc::new(new);
                         self.tell();
+                        was_valid = is_valid();
                     }
                 }
                 Err(error) => {
@@ -389,10 +410,7 @@ impl PodTls {
         let tls = acceptor.accept(io).await.map_err(TlsRefusal::Handshake)?;
         self.check_name(tls.get_ref().1.peer_certificates())
             .map_err(TlsRefusal::Handshake)?;
-        Ok(PodStream {
-            local: stream.local,
-            ..PodStream::new(tls, stream.remote)
-        })
+        Ok(PodStream::new(tls, stream.remote))
     }
 
     /// The client's end.
@@ -402,10 +420,7 @@ impl PodTls {
         let name = ServerName::IpAddress(address.ip().into());
         let tls = connector.connect(name, io).await?;
         self.check_name(tls.get_ref().1.peer_certificates())?;
-        Ok(PodStream {
-            local: stream.local,
-            ..PodStream::new(tls, stream.remote)
-        })
+        Ok(PodStream::new(tls, stream.remote))
     }
 
     /// Whether the other pod's certificate carries the name that it must.

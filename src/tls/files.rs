@@ -196,7 +196,7 @@ impl Certificate {
             Some(but) => tracing::warn!(
                 certificate.names = names,
                 certificate.expires = %expires,
-                "{what}, but it {but}: clients will refuse it"
+                "{what}, but it {but}: it will be refused"
             ),
         }
     }

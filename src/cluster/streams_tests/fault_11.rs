@@ -93,6 +93,43 @@ async fn fault_11_our_own_hello_is_no_proof() {
     raw.hello("10.0.0.1:7090", "new").await;
     while within(raw.frame()).await.is_some() {}
     assert_eq!(pod.streams.links.len(), 0);
+    // Neither does it late, or behind something else.
+    for begins_with_ping in [false, true] {
+        let (mut pod, mut raw) = dialed(with_secret(false)).await;
+        if begins_with_ping {
+            raw.send(&crate::proto::cluster::PING).await;
+        }
+        let link = pod.link().await;
+        raw.hello("10.0.0.1:7090", "new").await;
+        within(link.ended()).await;
+        assert!(!link.carries_peers() && !link.is_ours());
+        let told = pod.until(|told| matches!(told, Told::Ours(_) | Told::Down(..)));
+        assert!(matches!(told.await, Told::Down(_, false)));
+    }
+}
+
+/// Nothing could be sent to a stock pod that has proven itself, if the stream on which it does not had the place of the other.
+#[tokio::test(start_paused = true)]
+async fn fault_11_a_stream_that_carries_none_takes_no_place_from_one_that_does() {
+    let network = Network::default();
+    let there: SocketAddr = "10.0.0.2:7090".parse().unwrap();
+    let mut accept = network.listen(there);
+    let pod = network.pod("10.0.0.1:7090", with_secret(false));
+    pod.discovers(&[there]);
+    let stream = within(accept.0.recv()).await.unwrap();
+    let mut silent = Raw(tokio::io::join(stream.read, stream.write));
+    silent.expect(FrameType::Hello).await;
+    let mut proven = Raw(network.dial(pod.address).unwrap());
+    proven.hello("10.0.0.2:7090", "new").await;
+    proven.expect(FrameType::Hello).await;
+    let link = pod.link().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(link.carries_peers());
+    assert_eq!(pod.link().await.number(), link.number());
+    assert_eq!(pod.metric("relay_cluster_streams"), 1.0);
+    drop(proven);
+    within(link.ended()).await;
+    assert_eq!(pod.metric("relay_cluster_streams"), 0.0);
 }
 
 #[tokio::test]

@@ -518,9 +518,10 @@ async fn without_tls_there_is_no_quic_and_it_can_be_switched_off() {
     );
     for relay in [&plain, &off] {
         // The port is free for UDP, or somebody else's for a while.
-        while UdpSocket::bind(relay.addr).await.is_err() {
-            support::real_pause().await;
-        }
+        support::eventually("the port is free", || async {
+            UdpSocket::bind(relay.addr).await.is_ok()
+        })
+        .await;
         let get = "GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
         let health = request(relay.health, get).await.unwrap();
         assert!(health.text().contains(r#""listeners":["ws"]"#));

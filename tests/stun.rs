@@ -15,7 +15,7 @@ use trunkline::auth::AllowAll;
 use trunkline::telemetry::prometheus::PrometheusMetrics;
 use trunkline::{Relay, Server};
 
-use support::{FrozenClock, Metrics, PATIENCE, real_pause};
+use support::{FrozenClock, Metrics, eventually, real_pause};
 
 const QUESTION: [u8; 20] = [
     0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
@@ -181,13 +181,10 @@ async fn a_shutdown_frees_the_port() {
         .unwrap()
         .unwrap();
     // A program that another test is just starting has the old socket, too, until its `exec`.
-    for _ in 0..PATIENCE.as_millis() {
-        if UdpSocket::bind(addr).await.is_ok() {
-            return;
-        }
-        real_pause().await;
-    }
-    panic!("{addr} is never free");
+    eventually("the port is free", || async {
+        UdpSocket::bind(addr).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

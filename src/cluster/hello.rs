@@ -135,24 +135,17 @@ pub(super) async fn whole_frame(read: &mut (impl AsyncRead + Unpin), bytes: &mut
     First::Other
 }
 
-/// Takes the HELLO off the front of what was read; its payload.
+/// Takes the HELLO off the front of what was read: the whole frame.
 pub(super) fn split_hello(bytes: &mut Vec<u8>, payload: usize) -> Vec<u8> {
     let rest = bytes.split_off(FRAME_HEADER_LEN + payload);
-    let hello = std::mem::replace(bytes, rest);
-    hello[FRAME_HEADER_LEN..].to_vec()
+    std::mem::replace(bytes, rest)
 }
 
 /// Sends a HELLO back as it came, by which its sender sees that this pod has the same address; nothing new is signed. Waits a moment
 /// for the other end to close, so that no reset overtakes it.
-pub(super) async fn return_to_sender(mut stream: PodStream, payload: &[u8]) {
+pub(super) async fn return_to_sender(mut stream: PodStream, hello: &[u8]) {
     let returned = async {
-        let len = u16::try_from(payload.len()).map_err(io::Error::other)?;
-        let head = [
-            FrameType::Hello as u8,
-            len.to_be_bytes()[0],
-            len.to_be_bytes()[1],
-        ];
-        stream.write.write_all(&[&head, payload].concat()).await?;
+        stream.write.write_all(hello).await?;
         stream.write.shutdown().await?;
         while stream.read.read(&mut [0; 64]).await? > 0 {}
         io::Result::Ok(())

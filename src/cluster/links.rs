@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use super::fabric::Fabric;
 use super::link::{Dialer, Link};
 use crate::crosspod::PodAddr;
-use crate::proto::cluster::FRAME_HEADER_LEN;
 
 /// How long the stream that would be kept may take to answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -126,12 +125,11 @@ impl Links {
         }
     }
 
-    /// Whether this pod is greeting somebody with a HELLO of this payload. Another pod that announces our address says the same only
-    /// in the same second.
-    pub(super) fn greets_with(&self, payload: &[u8]) -> bool {
+    /// Whether this pod is greeting somebody with this very HELLO. Another pod that announces our address says the same only in the
+    /// same second.
+    pub(super) fn greets_with(&self, hello: &[u8]) -> bool {
         let state = self.state.read();
-        let mut greeted = state.greeted.values();
-        greeted.any(|greeted| greeted.hello.get(FRAME_HEADER_LEN..) == Some(payload))
+        state.greeted.values().any(|greeted| greeted.hello == hello)
     }
 
     /// Whether there is a link to the pod at this address.

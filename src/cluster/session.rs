@@ -17,7 +17,6 @@ use super::ping::{Due, Pinger};
 use super::reader::FrameReader;
 use super::streams::Streams;
 use crate::outbox::write_out;
-use crate::proto::cluster::hello::HelloRefusal;
 use crate::proto::cluster::{Frame, FrameError, PING, PONG, parse};
 use crate::stack::drain::Watch;
 
@@ -45,10 +44,8 @@ enum End {
     Silence,
     #[error("it could not be written to")]
     Unwritable,
-    #[error("the pod's HELLO is refused: {0}")]
-    Refused(HelloRefusal),
-    #[error("{}", GreetError::Ourselves)]
-    Ourselves,
+    #[error("{0}")]
+    Greet(#[from] GreetError),
     #[error("shutting down")]
     Stopped,
 }
@@ -203,11 +200,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 }
                 Frame::Hello(payload) if self.expects_answer => {
                     self.expects_answer = false;
-                    let pod = self.streams.judge(payload).map_err(End::Refused)?;
-                    // Our own HELLO proves nothing: whoever got it can send it back.
-                    if pod == self.streams.identity.own {
-                        return Err(End::Ourselves);
-                    }
+                    let pod = self.streams.judge_answer(payload)?;
                     if pod != *self.link.pod() {
                         debug!(
                             relay.pod = self.link.pod().0,

@@ -31,8 +31,8 @@ use super::stream::PodStream;
 use super::tls::{HANDSHAKE_RECORD, PodTls, TlsDialLayer};
 use crate::crosspod::PodAddr;
 use crate::outbox::QueuePolicy;
-use crate::proto::cluster::PING;
 use crate::proto::cluster::hello::HelloRefusal;
+use crate::proto::cluster::{FRAME_HEADER_LEN, PING};
 use crate::stack::drain::{Drain, Watch};
 use crate::telemetry::log_limit::{LogLimit, log_rarely};
 
@@ -136,11 +136,17 @@ impl Streams {
         self.stop.watch()
     }
 
-    /// The verdict on the payload of a HELLO; refusals are counted.
-    pub(super) fn judge(&self, payload: &[u8]) -> Result<PodAddr, HelloRefusal> {
-        self.identity
-            .judge(payload)
-            .inspect_err(|refusal| self.metrics.hello_refused(*refusal))
+    /// The verdict on the payload of a HELLO in answer to ours, early or late; refusals are counted. Our own proves nothing: whoever
+    /// got it can send it back.
+    pub(super) fn judge_answer(&self, payload: &[u8]) -> Result<PodAddr, GreetError> {
+        match self.identity.judge(payload) {
+            Ok(pod) if pod == self.identity.own => Err(GreetError::Ourselves),
+            Ok(pod) => Ok(pod),
+            Err(refusal) => {
+                self.metrics.hello_refused(refusal);
+                Err(GreetError::Refused(refusal))
+            }
+        }
     }
 
     /// Says HELLO on a stream that this pod dialed, and makes it a link. Waits for the answer, which a stock pod never gives.
@@ -171,11 +177,8 @@ impl Streams {
         let first = first.await;
         let greeted = match first {
             Ok(First::Hello { payload }) => {
-                let payload = split_hello(&mut bytes, payload);
-                let pod = self.judge(&payload).map_err(GreetError::Refused)?;
-                if pod == self.identity.own {
-                    return Err(GreetError::Ourselves);
-                }
+                let hello = split_hello(&mut bytes, payload);
+                let pod = self.judge_answer(&hello[FRAME_HEADER_LEN..])?;
                 if pod.0 != address.to_string() {
                     self.links.set_alias(address, &pod);
                 }
@@ -206,18 +209,18 @@ impl Streams {
 
     /// Waits for the HELLO on a stream that another pod dialed, and makes it a link.
     pub(super) async fn accepted(self: &Arc<Self>, mut stream: PodStream) {
-        let (mut bytes, mut why, remote) = (Vec::new(), None, stream.remote);
-        let refusal = match first_frame(&mut stream.read, &mut bytes).await {
+        let (mut bytes, remote) = (Vec::new(), stream.remote);
+        let (refusal, why) = match first_frame(&mut stream.read, &mut bytes).await {
             First::Hello { payload } => {
-                let payload = split_hello(&mut bytes, payload);
-                match self.identity.judge(&payload) {
+                let hello = split_hello(&mut bytes, payload);
+                match self.identity.judge(&hello[FRAME_HEADER_LEN..]) {
                     Ok(pod) if pod == self.identity.own => {
-                        let is_ourselves = self.links.greets_with(&payload);
-                        return_to_sender(stream, &payload).await;
+                        let is_ourselves = self.links.greets_with(&hello);
+                        return_to_sender(stream, &hello).await;
                         if is_ourselves {
                             return debug!("this pod has dialed itself: stream closed");
                         }
-                        return self.refuse(remote, HelloRefusal::OwnAddress, None);
+                        (HelloRefusal::OwnAddress, None)
                     }
                     Ok(pod) => {
                         let greeted = Greeted {
@@ -231,17 +234,17 @@ impl Streams {
                         let _ = self.adopt(stream, link::Dialer::Them, greeted);
                         return;
                     }
-                    Err(refusal) => refusal,
+                    Err(refusal) => (refusal, None),
                 }
             }
             First::Nothing => return,
             First::Other => {
                 let is_tls = bytes.first() == Some(&HANDSHAKE_RECORD);
-                why =
+                let why =
                     is_tls.then_some("it speaks TLS, and this pod has no --cluster-tls-cert-file");
-                HelloRefusal::FirstFrameNotHello
+                (HelloRefusal::FirstFrameNotHello, why)
             }
-            First::TooLong | First::Cut => HelloRefusal::Malformed,
+            First::TooLong | First::Cut => (HelloRefusal::Malformed, None),
         };
         self.refuse(remote, refusal, why);
     }

@@ -85,7 +85,6 @@ struct Material {
     ca: Vec<CertificateDer<'static>>,
     servers: Arc<ChainVerifier>,
     clients: Arc<dyn ClientCertVerifier>,
-
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
@@ -153,7 +152,6 @@ fn configure(
         ca,
         servers,
         clients,
-
         client: Arc::new(client),
         server: Arc::new(server),
     })

@@ -16,8 +16,16 @@ pub(crate) async fn real_pause() {
 
 /// Waits until `condition` holds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(what, || std::future::ready(condition())).await;
+}
+
+/// Likewise, where it takes an await to see.
+pub(crate) async fn eventually<F>(what: &str, mut condition: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
     for _ in 0..PATIENCE.as_millis() {
-        if condition() {
+        if condition().await {
             return;
         }
         real_pause().await;

@@ -28,7 +28,7 @@ pub(crate) mod stock_pod;
 
 pub(crate) use address::loopback;
 pub(crate) use client::{RawClient, close, health_check, ids, payload_of, transport};
-pub(crate) use clock::{FrozenClock, PATIENCE, real_pause, until};
+pub(crate) use clock::{FrozenClock, PATIENCE, eventually, real_pause, until};
 pub(crate) use files::{Pair, fresh_dir};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, binary, frame};
 pub(crate) use http::{Answer, UPGRADE_REQUEST, request};

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use trunkline::telemetry::counters::DropReason;
 
 use crate::support::{
-    FrozenClock, PATIENCE, RawClient, TestRelay, UPGRADE_REQUEST, binary, close, frame, peer,
-    real_pause, request, transport, until,
+    FrozenClock, RawClient, TestRelay, UPGRADE_REQUEST, binary, close, eventually, frame, peer,
+    request, transport, until,
 };
 
 async fn readiness(relay: &TestRelay) -> u16 {
@@ -18,13 +18,10 @@ async fn readiness(relay: &TestRelay) -> u16 {
 
 /// Waits until nobody listens there: a program that another test is just starting has the relay's listener, too, until its `exec`.
 async fn takes_nobody(addr: SocketAddr) {
-    for _ in 0..PATIENCE.as_millis() {
-        if TcpStream::connect(addr).await.is_err() {
-            return;
-        }
-        real_pause().await;
-    }
-    panic!("{addr} still takes connections");
+    eventually("nobody listens", || async {
+        TcpStream::connect(addr).await.is_err()
+    })
+    .await;
 }
 
 #[tokio::test]
